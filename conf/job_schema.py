@@ -1,0 +1,132 @@
+"""What a job may say: the program of a run, where its reports come from, and how its life is guarded.
+
+As schema.py's groups: standard library only, typed, with units and meaning; absent is None.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from conf.bounds import (
+    Count,
+    ModulePath,
+    NotNegative,
+    Positive,
+    Text,
+    Word,
+    group,
+)
+
+
+@group
+class Metrics:
+    """Where the reports of a program of yours come from."""
+
+    kind: Literal["hypertune", "jsonl", "tensorboard", "mlflow", "pattern", "none"] = "none"
+    """hypertune: $CLOUD_ML_HP_METRIC_FILE as the cloudml-hypertune package writes it. jsonl: lines such as
+    {"step": 3, "val/loss": 0.4} added to $FAIRLEAD_REPORTS. tensorboard: scalars in event files below
+    $AIP_TENSORBOARD_LOG_DIR, a folder's name before the tag's (validation/epoch_loss). mlflow: what it logs into
+    the run that MLFLOW_RUN_ID names. pattern: lines of rank 0's output."""
+    path: Text | None = None
+    """Another file in place of these, below the member's folder ($FAIRLEAD_MEMBER_DIR). Of tensorboard another folder,
+    in which * stands for what changes: logs/lightning_logs/version_*."""
+    pattern: Text | None = None
+    """Regular expression, searched for in each line. Its groups `value` and `metric` are a report, `step` says when;
+    every other named group is a metric of that name."""
+    metric: Text | None = None
+    """What `value` measures, where the pattern has no group `metric`."""
+
+
+@group
+class Hang:
+    """When a rank of our trainer is taken for one that hangs: all write their stacks into the run, and are ended."""
+
+    step_s: Positive = 120.0
+    """A step, or a batch of an evaluation, that takes longer than this and than three times the median step. (What a
+    rank writes is seen half a minute later on some shared storage.)"""
+    slow_s: Positive = 1800.0
+    """Anything else that takes longer: imports, the meeting of the ranks, data, going back to a checkpoint, the first
+    step (which may compile), saving, the export."""
+
+
+@group
+class Restarts:
+    """How often in a row a member is started again on the nodes it holds, going on from its newest checkpoint, after it
+    ended by each of these; an attempt that left a new checkpoint begins the count anew. What the program itself
+    raised is never tried again; after a lost node the job goes back to the queue (max_requeues)."""
+
+    crash: NotNegative = 0
+    """A rank was killed by a signal: a fault in a library or a driver, or somebody's kill."""
+    hang: NotNegative = 0
+    rendezvous: NotNegative = 2
+    """The ranks did not find each other, or lost each other."""
+    out_of_memory: NotNegative = 0
+    worker: NotNegative = 3
+    """Of several pools: a worker failed more often than `job.worker_restarts`, and the whole job begins anew."""
+    elsewhere: NotNegative = 0
+    """Not a cause: where these did not help and one host ended each of the attempts, the job goes back to the queue
+    without that host so often (as far as others are left in its partition)."""
+
+
+NO_RESTARTS = Restarts(rendezvous=0, worker=0)
+
+
+@group
+class Job:
+    """The program of a run, and how its life is guarded."""
+
+    kind: Literal["trainer", "command", "script", "module"]
+    """What is run: the built-in trainer; or a program of yours: any argument list, a Python file, a Python module."""
+    command: tuple[Text, ...] = ()
+    """The program and its arguments, for kind command; in a container, none is the image's own entry point. The first
+    word is looked up inside the container, or on the host's PATH; it starts in the snapshot of the project, which a
+    container sees read-only."""
+    script: Word | None = None
+    """A Python file of the project, relative to where you launch, for kind script; or of ours, as pkg://conf/...py. It
+    starts as a command does."""
+    module: ModulePath | None = None
+    """What `python -m` runs, for kind module. None finds it in what `source` installs: its console script, or the only
+    package with a `__main__` or `task` module."""
+    source: Word | None = None
+    """A folder with a pyproject.toml or setup.py, a wheel or a source distribution, installed at launch beside what the
+    image (or the host's Python) has, once for each content; or one of ours: pkg://conf/... Its program starts in the
+    member's folder. None runs a module of the project's snapshot, and starts there."""
+    wheelhouse: Word | None = None
+    """A folder of wheels that `source`, what it needs and what it is built with are installed from, and from nowhere
+    else. None asks the package index that your pip asks."""
+    data_format: Literal["jsonl", "csv"] | None = None
+    """The splits of section `data` are written as files of this format before the program starts, for $AIP_DATA_FORMAT,
+    $AIP_TRAINING_DATA_URI, $AIP_VALIDATION_DATA_URI and, where `data.split` declares a test, $AIP_TEST_DATA_URI:
+    absolute paths with a wildcard, below the run. For data of rows with columns. None writes nothing."""
+    arguments: tuple[Text, ...] = ()
+    """Of the program, before what stands below `params`; for every kind but trainer."""
+    parameters: Literal["arguments", "overrides", "environment", "none"] = "arguments"
+    """How a program gets what stands below `params`: `--lr=0.1` after its other arguments, `lr=0.1` as a Hydra
+    application reads it (and finds our plugin on its path), the variable LR, or not at all (it may read
+    $FAIRLEAD_SPEC)."""
+    metrics: Metrics = Metrics()
+    notice_s: Count = 60
+    """Seconds before the time limit at which the program is told to save and leave, our trainer by SIGUSR2, any other
+    by SIGTERM; a pruned one has as long."""
+    max_requeues: NotNegative = 10
+    """How often a member goes back to the queue after preemption, a time limit or a lost node."""
+    restarts: Restarts = Restarts()
+    hang: Hang | None = None
+    """For our trainer; None watches nobody."""
+    worker_restarts: NotNegative = 5
+    """Of several pools of programs (our trainer's ranks are one group): how often a worker that fails is started again
+    by itself, where it was, while the others run on. A worker is a replica: the ranks of one node of a pool but the
+    chief's."""
+    restart_job_on_worker_restart: bool = False
+    """Of several pools: a worker that fails is not started again by itself, but all of them are."""
+    disable_retries: bool = False
+    """Nothing that fails is tried again, neither a worker nor the whole job (a preemption or a lost node is no failure
+    of it: that sends it back to the queue)."""
+    silent_min: Positive | None = None
+    """A program that prints and reports nothing for so long, at its start or later, hangs: it is told to leave by
+    SIGTERM, and ended `notice_s` later. None lets it be silent."""
+    log_gb: Positive = 1.0
+    """Of what a rank prints: half of it from the beginning, the rest the newest. (Of our trainer only where it has
+    secrets; it prints little.)"""
+    max_processes: Count = 4096
+    """A program that has more processes than this at once on one node is ended: it would take the node with it."""

@@ -1,0 +1,1 @@
+"""The login node and the host side of a node. Nothing here imports torch, mlflow or trainer at start."""

@@ -1,0 +1,164 @@
+"""What the ranks' heartbeats and stacks say: who hangs, and where. Reads the files of trainer/insight/heartbeat.py.
+
+Pure but for `beat_of` and `stacks_of`. Whether it is time to ask is watchdog.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conf.job_schema import Hang
+
+STACKS = signal.SIGUSR1
+"""Asks a rank of ours for its stacks."""
+SIZE = 256
+"""Bytes of a beat; the stacks stand behind it."""
+STEPPING = ("train", "data wait", "evaluation step")
+"""Sections in which a rank beats at each step or batch; the others may take long."""
+PACES = 3
+"""Times the median step that a step may take."""
+WAITS = re.compile(
+    r'/torch/distributed/|/deepspeed/comm/|/trainer/parallel/group\.py", line \d+ in join$|in _engine_run_backward$'
+)
+"""Frames in which a rank waits for the others; gradients are exchanged at the end of the backward pass."""
+PROCESS = re.compile(r"^process (.*)$", re.MULTILINE)
+"""A line of outside.py's."""
+SHOWN = 12
+"""Frames of a stack that an outcome shows, the innermost."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The last sign of a rank."""
+
+    section: str = "start"
+    """Where it has given none yet: Slurm, the container and Python are at work."""
+    step: int = 0
+    pace_s: float | None = None
+    """Its median step."""
+    host: str | None = None
+    t: float | None = None
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """The rank that keeps the others waiting, as far as can be told."""
+
+    rank: int
+    beat: Beat
+    stack: tuple[str, ...]
+    """Of its main thread, the innermost frames last; empty where there is none."""
+    seen: str = ""
+    """Of one that gave no stack: its process, as seen from outside."""
+
+    @property
+    def where(self) -> str:
+        step = f" after step {self.beat.step}" if self.beat.section in STEPPING and self.beat.step else ""
+        return f"{self.beat.section}{step}"
+
+
+def beat_of(path: Path) -> Beat:
+    """The beat in a file; of one that is not there, or torn, the beat of a rank that gave none yet.
+
+    Raises OSError where the storage does not answer.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        with path.open("rb") as f:
+            text = f.read(SIZE)
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
+            said = json.loads(text)
+            return Beat(said["section"], said["step"], said["pace_s"], said["host"], said["t"])
+    return Beat()
+
+
+def stacks_of(path: Path) -> str:
+    """The stacks that a rank wrote behind its beat; empty where it wrote none."""
+    try:
+        return path.read_bytes()[SIZE:].decode("utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def main_thread(stacks: str) -> tuple[str, ...]:
+    """The frames of the main thread, the innermost last, as Python prints a traceback. (faulthandler has it the other
+    way round, and the thread that the signal found last.)"""
+    for block in reversed(re.split(r"\n(?=(?:Current thread|Thread) 0x)|\n\n", stacks)):
+        frames = [line.strip() for line in block.splitlines() if line.lstrip().startswith("File ")]
+        if frames and not any(line.endswith(" in _bootstrap") for line in frames):
+            return tuple(reversed(frames))
+    return ()
+
+
+def limit_s(beat: Beat, limits: Hang) -> float:
+    """For how long a rank may give no other sign than this one."""
+    if beat.section not in STEPPING or beat.pace_s is None:
+        return limits.slow_s
+    return max(limits.step_s, PACES * beat.pace_s)
+
+
+def culprit(beats: Sequence[Beat], stacks: Sequence[str], outside: Sequence[str]) -> Culprit:
+    """Of ranks that all have fallen silent, the one that the others wait for; `outside` is what was seen of those that
+    gave no stack.
+
+    One that gives no stack while others do was stopped, or waits in the kernel; else one that does not wait for the
+    others; else the one that is behind, or has been silent for longest.
+    """
+    mains = [main_thread(text) for text in stacks]
+    everybody = list(range(len(beats)))
+    groups = (
+        [r for r in everybody if not mains[r]],
+        [r for r in everybody if mains[r] and not waits(mains[r])],
+        everybody,
+    )
+    chosen = next(group for group in groups if group and (len(group) < len(beats) or group is groups[-1]))
+    rank = min(chosen, key=lambda r: (beats[r].step, beats[r].t or 0.0))
+    stack, processes = mains[rank] or main_thread(outside[rank]), PROCESS.findall(outside[rank])
+    return Culprit(rank, beats[rank], stack[-SHOWN:], processes[-1] if processes and not mains[rank] else "")
+
+
+def waits(stack: Sequence[str]) -> bool:
+    """Whether a rank waits for others, by its innermost frames."""
+    return any(WAITS.search(frame) for frame in stack[-2:])
+
+
+def beats_of(folder: Path, ranks: int) -> list[Beat]:
+    """Every rank's, in order."""
+    return [beat_of(folder / f"beat-{rank}") for rank in range(ranks)]
+
+
+def seen_from_outside(folder: Path, stacks: Sequence[str]) -> list[str]:
+    """What outside.py wrote of each rank that gave no stack itself; empty of the others."""
+    found = []
+    for rank, own in enumerate(stacks):
+        path, text = folder / f"stacks-{rank}.txt", ""
+        if not own:
+            with contextlib.suppress(OSError):
+                text = path.read_text(encoding="utf-8", errors="replace")
+        found.append(text)
+    return found
+
+
+def keep_stacks(folder: Path, ranks: int) -> list[str]:
+    """Every rank's stacks, in order; also as stacks-<rank>.txt, for people."""
+    found = [stacks_of(folder / f"beat-{rank}") for rank in range(ranks)]
+    for rank, text in enumerate(found):
+        if text:
+            with contextlib.suppress(OSError):
+                (folder / f"stacks-{rank}.txt").write_text(text + "\n", encoding="utf-8")
+    return found
+
+
+def described(found: Culprit, silent_s: float) -> str:
+    """For the outcome: rank, host and section, and what it did last."""
+    host = f" ({found.beat.host})" if found.beat.host else ""
+    last = f"its last line: {found.stack[-1]}" if found.stack else ""
+    if found.seen:
+        last = f"it gave no stack, and from outside is process {found.seen}{f'; {last}' if last else ''}"
+    last = last or "it gave no stack: it was stopped, or never began"
+    return f"rank {found.rank}{host} gave no sign for {silent_s:.0f} s in {found.where}; {last}"

@@ -1,0 +1,213 @@
+"""Start the ranks of one attempt and wait for them: srun on Slurm, processes on this machine.
+
+Both are a `Ranks` to the supervisor: started, told something, waited for. Why they ended is outcome.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from launchers.command import output_of
+from launchers.errors import CommandError
+from launchers.host.element import own_id, steps_of
+from launchers.host.settling import settle
+from launchers.layout import Unit
+from launchers.plan import Plan, PoolPlan
+from launchers.run_folder.log_parts import files_of
+from launchers.run_folder.record import Attempt
+from launchers.step import Step
+
+POLL_S = 0.05
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""A rank whose supervisor is killed must not go on writing checkpoints beside the next attempt's (util-linux)."""
+KILL_AFTER_S = 30.0
+SETTLED_S = 10.0
+"""So long what stands beside the ranks (piped.py) may take to clean up after them; it needs a tenth of that."""
+
+
+class Ranks(Protocol):
+    """The running ranks of one attempt."""
+
+    first_rank: int | None
+    """Rank that left first with an error, where that can be seen."""
+    blame: str
+    """Of several pools: which worker failed for good; empty where none did."""
+
+    @property
+    def offset(self) -> int:
+        """What srun's rank numbers count from."""
+
+    @property
+    def said(self) -> tuple[Path, ...]:
+        """Files with what Slurm said of its end."""
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send every rank a signal; one that is gone already is no error."""
+
+    def kill(self) -> None:
+        """End every rank at once, whatever it is doing; one that is gone already is no error."""
+
+    def wait(self) -> int:
+        """Exit status of the whole: 0 when every rank's is, else that of the first that failed."""
+
+
+class SlurmStep:
+    """All ranks as one srun step of the allocation this process runs in."""
+
+    first_rank: int | None = None
+    blame = ""
+    offset = 0
+
+    def __init__(self, step: Step, attempt: Attempt, env: Mapping[str, str], log: str = "srun.log") -> None:
+        self.said = (attempt.path / log,)
+        with self.said[0].open("ab") as log_file:
+            self._srun = subprocess.Popen(
+                step.argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=log_file, stderr=subprocess.STDOUT
+            )
+        self._job = own_id(env)
+        further = (name for name in env if re.fullmatch("SLURM_JOB_ID_HET_GROUP_[1-9][0-9]*", name))
+        self._components = sorted(env[name] for name in further)
+
+    def tell(self, number: signal.Signals) -> None:
+        """By scancel, which signals the tasks themselves (measured: each sees it once or twice).
+
+        The steps, not the job: where other elements of its array wait, Slurm 22.05 signals the job and then says that
+        it cannot be altered now, so that scancel signals it again and again for a minute and more.
+        """
+        argv = [
+            "scancel",
+            f"--signal={number.name.removeprefix('SIG')}",
+            *(steps_of(self._job, self._components) or [self._job]),
+        ]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            # of a component's steps it says that there is no such job, and signals them (measured)
+            quiet = subprocess.DEVNULL if self._components else None
+            subprocess.run(argv, timeout=30, check=False, stdin=subprocess.DEVNULL, stderr=quiet)
+
+    def kill(self) -> None:
+        """Through srun, which turns a SIGTERM of its own into a SIGKILL of its tasks (srun(1), «Signals»), and so
+        of this step alone: `scancel --signal=KILL` may take the whole job."""
+        self._srun.terminate()
+
+    def wait(self) -> int:
+        while (code := self._srun.poll()) is None:
+            time.sleep(POLL_S)
+        return code
+
+
+class Processes:
+    """Ranks as processes of this machine, each leader of its own group."""
+
+    blame = ""
+    offset = 0
+
+    def __init__(
+        self, step: Step, attempt: Attempt, env: Mapping[str, str], pool: PoolPlan, unit: Unit | None = None
+    ) -> None:
+        """All ranks, or those of one unit of several pools, whose rank.sh counts from its first."""
+        self.said = (attempt.path / "srun.log",)
+        self.first_rank: int | None = None
+        self._ranks: list[subprocess.Popen[bytes]] = []
+        self._told: float | None = None
+        self._folder, self._first = str(attempt.path), unit.first_rank if unit else 0
+        count, first = (unit.ranks, unit.first_rank) if unit else (pool.ranks, 0)
+        for rank in range(count):
+            node, local = divmod(rank, pool.ranks_per_node)
+            names = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": count, "NODE_RANK": node}
+            with attempt.rank_log(first + rank).open("ab") as log:
+                self._ranks.append(
+                    subprocess.Popen(
+                        (*DIES_WITH_US, *step.argv),
+                        env={**env, **{k: str(v) for k, v in names.items()}},
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+
+    def tell(self, number: signal.Signals) -> None:
+        if number == signal.SIGTERM:
+            self._told = self._told or time.monotonic()
+        _send(self._ranks, number)
+
+    def kill(self) -> None:
+        _send(self._ranks, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """As srun with --kill-on-bad-exit: one bad rank takes the others down, after a word of warning."""
+        code = 0
+        while running := [p for p in self._ranks if p.poll() is None]:
+            code = code or self._first_failure()
+            if code and self._told is None:
+                self.tell(signal.SIGTERM)
+            if self._told is not None and time.monotonic() - self._told > KILL_AFTER_S:
+                _send(running, signal.SIGKILL)
+            time.sleep(POLL_S)
+        for process in self._ranks:  # what a rank started and left behind is in its group
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for rank in range(len(self._ranks)):
+            settle(self._folder, self._first + rank, SETTLED_S)
+        return code or self._first_failure()
+
+    def _first_failure(self) -> int:
+        left = [(rank, int(process.returncode)) for rank, process in enumerate(self._ranks) if process.poll()]
+        if not left:
+            return 0
+        rank, code = min(left, key=lambda one: one[1] > 0)  # a rank that a signal killed is why its peers left
+        if self.first_rank is None:
+            self.first_rank = rank
+        return code
+
+
+def _send(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in ranks:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+
+def remove_folders(folders: Sequence[str], plan: Plan) -> None:
+    """Leave no node with what an attempt had on its own disk and in its memory. A node that is gone keeps it."""
+    if plan.launcher == "local" or sum(pool.nodes for pool in plan.pools) == 1:
+        for each in folders:
+            shutil.rmtree(each, ignore_errors=True)
+        return
+    for group in dict.fromkeys(pool.place.group for pool in plan.pools):
+        nodes = sum(pool.nodes for pool in plan.pools if pool.place.group == group)
+        which = [] if group is None else [f"--het-group={group}", f"--mem={plan.pools[group].mem}"]
+        everywhere = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
+        with contextlib.suppress(CommandError):
+            output_of(["srun", *which, *everywhere, "rm", "-rf", "--", *folders], timeout_s=60)
+
+
+def last_lines(log: Path, lines: int = 20) -> list[str]:
+    """Of a rank's log, whichever of its files they are in."""
+    found: list[str] = []
+    for path in reversed(files_of(log)):
+        found = [*tail(path, lines), *found][-lines:]
+        if len(found) == lines:
+            break
+    return found
+
+
+def tail(path: Path, lines: int = 20) -> list[str]:
+    """Last lines of a log, whatever bytes it holds and however long they are."""
+    try:
+        with path.open("rb") as f:
+            f.seek(0, os.SEEK_END)
+            f.seek(max(0, f.tell() - 64_000))
+            text = f.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return [line[:2000] for line in text.splitlines()[-lines:]]

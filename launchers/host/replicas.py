@@ -1,0 +1,148 @@
+"""The replicas of several pools: started together, and at an end when the chief is.
+
+A worker that fails is started again where it was, as often as the job allows, while the others run on. When the
+chief has ended, however it did, the others are told by SIGTERM, and ended after a grace time. What one step or one
+set of processes is, is ranks.py's.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launchers.host.ranks import KILL_AFTER_S, Ranks, SlurmStep, tail
+from launchers.layout import Unit
+from launchers.outcome import NODE_FAILURE, way_out
+from launchers.run_folder.record import Attempt, append_line
+
+LAST_PAUSE_S = 16.0
+GONE_S = 60.0
+"""How long a step may take that was killed."""
+NOTICES = (signal.SIGTERM, signal.SIGUSR2)
+
+
+class Replicas:
+    """All pools' units as one to the supervisor."""
+
+    def __init__(
+        self, attempt: Attempt, units: Sequence[Unit], begin: Callable[[Unit], Ranks], restarts: int,
+        may_restart: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """`begin` starts a unit; `restarts` is how often each worker may be started again, and `may_restart` whether
+        any may now."""
+        self._attempt, self._begin, self._limit, self._may = attempt, begin, restarts, may_restart
+        self._units, self._chief = units, units[0]
+        self._decided = units[0]
+        self._ended: queue.SimpleQueue[tuple[Unit, int | None]] = queue.SimpleQueue()
+        """Exit statuses; None where it is time to start a worker again."""
+        self._running: dict[str, Ranks] = {}
+        self._restarted: dict[str, int] = {}
+        self._told = threading.Event()
+        self._killed = False
+        self.first_rank: int | None = None
+        self.blame = ""
+        for unit in units:
+            self._start(unit)
+
+    @property
+    def said(self) -> tuple[Path, ...]:
+        """What Slurm said of the step whose end decided, and of those that lost their host: Slurm ends the others for
+        them, whose end may be seen first."""
+        name = self._decided.name
+        lost = (self._srun_log(unit) for unit in self._units if unit.name != name and self._lost_its_node(unit))
+        return self._srun_log(self._decided), self._attempt.path / f"step-{name}.log", *lost
+
+    @property
+    def offset(self) -> int:
+        """The first rank of that step."""
+        return self._decided.first_rank
+
+    def tell(self, number: signal.Signals) -> None:
+        """Slurm's are told all at once."""
+        if number in NOTICES:
+            self._told.set()
+        for ranks in list(self._running.values()):
+            ranks.tell(number)
+            if isinstance(ranks, SlurmStep):
+                return
+
+    def kill(self) -> None:
+        self._killed = True
+        self._told.set()
+        for ranks in list(self._running.values()):
+            ranks.kill()
+
+    def wait(self) -> int:
+        """The chief's exit status, or that of a worker that failed for good."""
+        while True:
+            unit, code = self._ended.get()
+            if code is None:  # here, as a process of this machine dies with the thread that started it
+                self._start(unit)
+                continue
+            ranks = self._running.pop(unit.name, None)
+            if unit == self._chief or (code != 0 and self._is_the_end(unit, code)):
+                self._decided = unit
+                first = ranks.first_rank if ranks is not None else None
+                self.first_rank = None if first is None else unit.first_rank + first
+                self._end_others()
+                return code
+
+    def _is_the_end(self, unit: Unit, code: int) -> bool:
+        """Of a worker that failed. Whoever is told to leave may leave as it likes: the chief says how that ended."""
+        if self._lost_its_node(unit):
+            return True
+        if self._told.is_set() or not self._may():
+            return False
+        before = self._restarted.get(unit.name, 0)
+        if before < self._limit:
+            self._restarted[unit.name] = before + 1
+            self._note(unit, code, before + 1)
+            threading.Thread(target=self._later, args=(unit, code, before), daemon=True).start()
+            return False
+        times = f" {before + 1} times" if before else ""
+        self.blame = f"{unit.name} failed{times}, and last {way_out(code)}"
+        return True
+
+    def _lost_its_node(self, unit: Unit) -> bool:
+        return any(NODE_FAILURE.search(line) for line in tail(self._srun_log(unit), 100))
+
+    def _srun_log(self, unit: Unit) -> Path:
+        return self._attempt.path / f"srun-{unit.name}.log"
+
+    def _later(self, unit: Unit, code: int, before: int) -> None:
+        """After a pause, as what is wrong with a worker's place may pass; not when all are told to leave meanwhile."""
+        self._ended.put((unit, code if self._told.wait(min(LAST_PAUSE_S, 2.0**before)) else None))
+
+    def _start(self, unit: Unit) -> None:
+        ranks = self._begin(unit)
+        self._running[unit.name] = ranks
+        threading.Thread(target=lambda: self._ended.put((unit, ranks.wait())), name=unit.name, daemon=True).start()
+        if self._killed:
+            ranks.kill()
+
+    def _note(self, unit: Unit, code: int, number: int) -> None:
+        row = {"t": time.time(), "replica": unit.name, "exit_code": code, "restart": number}
+        append_line(self._attempt.path / "workers.jsonl", row)
+        print(f"fairlead: {unit.name} {way_out(code)}, and is started again ({number} of {self._limit})", flush=True)
+
+    def _end_others(self) -> None:
+        if self._running:
+            self.tell(signal.SIGTERM)
+            self._drain(KILL_AFTER_S)
+        if self._running:
+            self.kill()
+            self._drain(GONE_S)
+
+    def _drain(self, limit_s: float) -> None:
+        """Until all have left, or that time is over."""
+        until = time.monotonic() + limit_s
+        while self._running:
+            try:
+                unit, _ = self._ended.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
+            self._running.pop(unit.name, None)

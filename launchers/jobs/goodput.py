@@ -1,0 +1,191 @@
+"""Where did the time of a member go? The phases of all its attempts, from the ledgers its program kept.
+
+An attempt is cut at its ledger's events, and each piece belongs to what began with the event before, so that all
+of it is accounted for. What was computed after the checkpoint from which the next attempt went on was computed
+twice, and counts as `recomputed`. Reads only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launchers.run_folder.journal import Journal, Submission
+from launchers.run_folder.ledger import events_of, went_on_from
+from launchers.run_folder.record import Member, Run, last_sign, read_json, read_lines, started_members
+
+BEGINS = {
+    "copy_begin": "copy",
+    "container_begin": "container",
+    "program_begin": "steps",
+    "process_start": "imports",
+    "imports_done": "rendezvous",
+    "rendezvous_done": "data",
+    "staging_begin": "staging",
+    "staging_end": "data",
+    "data_ready": "model",
+    "model_ready": "restore",
+    "restore_done": "steps",
+    "evaluation_begin": "evaluation",
+    "evaluation_end": "steps",
+    "checkpoint_begin": "checkpoint",
+    "checkpoint_end": "steps",
+    "test_begin": "evaluation",
+    "test_end": "export",
+    "signal": "shutdown",
+    "training_done": "export",
+    "export_done": "shutdown",
+    "exit": "shutdown",
+}
+"""What an event of an attempt's ledger begins. Other events begin nothing. Of a program that is not ours nobody knows
+more than when it began: all its time counts as `steps`."""
+PHASES = (
+    "queue",
+    "start",
+    "copy",
+    "container",
+    "imports",
+    "rendezvous",
+    "staging",
+    "data",
+    "model",
+    "restore",
+    "steps",
+    "data_wait",
+    "checkpoint",
+    "evaluation",
+    "recomputed",
+    "hang",
+    "export",
+    "shutdown",
+)
+"""In the order of a life. `start` is the supervisor's and the step's, `copy` bringing its image to the node,
+`container` until its program runs, `staging` bringing data to the node, `model` building it in its engine; `steps` is
+what the rest is for."""
+REPEATED = ("steps", "data_wait", "evaluation", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An attempt as its files have it. Times are seconds since the epoch."""
+
+    since: float
+    """When it could have begun: the submission, or the end of the attempt before."""
+    started: float
+    ended: float
+    events: Sequence[Mapping[str, Any]]
+    """Lines of its ledger."""
+    waited_s: float = 0.0
+    """For data, in its steps."""
+    hung_since: float | None = None
+    """The last sign of one that was ended because it hung."""
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """Seconds of each phase, over all attempts."""
+
+    seconds: Mapping[str, float]
+
+    @property
+    def total_s(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def running_s(self) -> float:
+        """Of these, with an allocation."""
+        return self.total_s - self.seconds.get("queue", 0.0)
+
+    @property
+    def share(self) -> float | None:
+        """Of the time with an allocation, that steps took which were kept; None where nothing ran."""
+        return self.seconds.get("steps", 0.0) / self.running_s if self.running_s > 0 else None
+
+
+def goodput(attempts: Sequence[Tried]) -> Goodput:
+    """The phases of a member's attempts, together."""
+    return _sum([part.seconds for part in goodputs(attempts)])
+
+
+def goodputs(attempts: Sequence[Tried]) -> list[Goodput]:
+    """The phases of each of a member's attempts, in order."""
+    found = []
+    for i, tried in enumerate(attempts):
+        later = (went_on_from(then.events) for then in attempts[i + 1 :])
+        found.append(_sum([_phases(tried, next((step for step in later if step is not None), None))]))
+    return found
+
+
+def goodputs_of(run: Run, running: Collection[int]) -> dict[int, dict[int, Goodput]]:
+    """Of each member that has begun, by attempt; those in `running` are not at their end."""
+    submissions, now = Journal(run).submissions(), time.time()
+    lasts = {index: now if index in running else None for index in started_members(run)}
+    found = {}
+    for index, until in lasts.items():
+        attempts = tried(run.member(index), submissions, until)
+        found[index] = {attempt.number: part for attempt, part in zip(attempts, goodputs(attempts), strict=True)}
+    return found
+
+
+def tried(member: Member, submissions: Sequence[Submission], running_until: float | None) -> list[Tried]:
+    """A member's attempts. One without an outcome lasts `running_until` if it runs, else until its last sign."""
+    found: list[Tried] = []
+    attempts = member.attempts()
+    for attempt in attempts:
+        outcome, began = read_json(attempt.outcome) or {}, read_json(attempt.path / "started.json")
+        if began is None:  # its supervisor was killed before it wrote a line
+            continue
+        started = float(began["started"])
+        before = [s.t for s in submissions if member.index in s.indices and s.t <= started]
+        since = max([*before, *(earlier.ended for earlier in found)], default=started)
+        lasts = running_until if attempt == attempts[-1] else None
+        ended = float(outcome.get("ended") or lasts or last_sign(attempt))
+        events = events_of(attempt)
+        waited = max((float(row.get("waited_s", 0.0)) for row in read_lines(attempt.metrics)), default=0.0)
+        hung_since = outcome.get("hung_since")
+        found.append(
+            Tried(min(since, started), started, max(started, ended), events, waited, hung_since, attempt.number)
+        )
+    return found
+
+
+def _sum(parts: Sequence[Mapping[str, float]]) -> Goodput:
+    seconds = {phase: sum(part.get(phase, 0.0) for part in parts) for phase in PHASES}
+    return Goodput({phase: round(s, 3) for phase, s in seconds.items() if s > 0})
+
+
+def _phases(attempt: Tried, resumed: int | None) -> Mapping[str, float]:
+    """Seconds of one attempt; `resumed` is the step from which the next one went on."""
+    seconds: defaultdict[str, float] = defaultdict(float, queue=attempt.started - attempt.since)
+    cut = _kept_until(attempt, resumed)
+    begun, phase = attempt.started, "start"
+    marks = [(float(e["t"]), BEGINS[e["event"]]) for e in attempt.events if e["event"] in BEGINS]
+    if attempt.hung_since is not None:
+        marks = [*(mark for mark in marks if mark[0] <= attempt.hung_since), (attempt.hung_since, "hang")]
+    for t, following in [*marks, (attempt.ended, "")]:
+        t = min(max(t, begun), max(attempt.ended, begun))  # clocks of two hosts may differ a little
+        twice = max(0.0, t - max(begun, cut)) if phase in REPEATED else 0.0
+        seconds["recomputed"] += twice
+        seconds[phase] += t - begun - twice
+        begun, phase = t, following
+    waited = min(attempt.waited_s, seconds["steps"])
+    seconds["data_wait"], seconds["steps"] = waited, seconds["steps"] - waited
+    return seconds
+
+
+def _kept_until(attempt: Tried, resumed: int | None) -> float:
+    """The end of the checkpoint from which the next attempt went on, or its beginning where training never went on
+    after it; everything, if there is no next attempt."""
+    if resumed is None:
+        return attempt.ended
+    kept = [
+        float(e["t"])
+        for e in attempt.events
+        if e["event"] in ("checkpoint_begin", "checkpoint_end") and e["step"] == resumed
+    ]
+    back = [float(e["t"]) for e in attempt.events if e["event"] == "restore_done"]
+    return max(kept, default=max(back, default=attempt.ended))

@@ -1,0 +1,104 @@
+"""The text of rank.sh: Slurm's numbers under the names every framework reads, then the program by exec.
+
+Values are quoted here, once. Which program it is, and with which names, is step.py's.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launchers import contract
+from launchers.apptainer import container
+from launchers.cluster import Cluster
+from launchers.plan import Plan, PoolPlan
+from launchers.run_folder import client_store
+
+EARLY_NOTICE = """\
+# A notice that comes before the trainer can take it waits for it (coreutils 8.31), or finds nothing begun.
+told=; trap told=1 TERM USR2
+held="env --block-signal=TERM,USR2"; $held true 2>/dev/null || held=
+"""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What one rank becomes."""
+
+    program: tuple[str, ...]
+    scratch: str
+    """Folder on the node's own disk that its container writes to."""
+    among_pools: bool
+    """Whether the job has several pools."""
+
+
+def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Cluster, rank: Rank) -> str:
+    """Signals reach the program and nobody else, as the shell is gone by then. Variables for a container are set under
+    Apptainer's prefix alone, so that a PATH or LD_PRELOAD meant for inside changes nothing outside."""
+    box = pool.container
+    prefix = "" if box is None else container.PREFIX
+    lines = ["#!/bin/sh", "# One rank of one attempt; made by Fairlead, see plan.json."]
+    lines += [EARLY_NOTICE.rstrip("\n")] if pool.ours else []
+    lines += [_names_in_pools(plan, pool) if rank.among_pools else contract.RANK_NAMES.rstrip("\n")]
+    lines += [f"export LOCAL_WORLD_SIZE={pool.ranks_per_node}"]
+    if box is not None:
+        lines += _folders(box, pool.stage_dir, rank.scratch)
+        lines += container.presence_lines(box.needs)
+        lines += container.environment_lines(env, (*contract.SLURM_NAMES, *pool.passed))
+    else:
+        lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+    lines += contract.lines_of_rank(cluster, pool.name, prefix)
+    lines.append(contract.reports_of_rank(env, prefix))
+    if client_store.uri_of_others(env):
+        lines.append(_own_client_stores(prefix, env))
+    lines.append(_ledger_line(begin_event(pool), env["FAIRLEAD_ATTEMPT_DIR"]))
+    if box is None and not pool.ours:
+        lines.append(f"cd {shlex.quote(pool.cwd or env['FAIRLEAD_MEMBER_DIR'])} || exit 1")
+    lines += ['[ -z "$told" ] || exit 75'] if pool.ours else []
+    lines.append(f"exec {'$held ' if pool.ours else ''}{shlex.join(rank.program)}")
+    return "\n".join(lines) + "\n"
+
+
+def _folders(box: container.ContainerPlan, stage_dir: str | None, scratch: str) -> list[str]:
+    """Folders on the node that the container sees: mine, and nobody else's, as /tmp is everybody's."""
+    lines = [f"mkdir -p -m 700 {shlex.quote(scratch)} && [ -O {shlex.quote(scratch)} ] || exit 1"]
+    lines += [f"mkdir -p {shlex.quote(scratch + '/home')} || exit 1", *container.shm_lines(box, scratch)]
+    return lines + ([f"mkdir -p -m 700 {shlex.quote(stage_dir)} || exit 1"] if stage_dir is not None else [])
+
+
+def begin_event(pool: PoolPlan) -> str:
+    """What the ledger calls the moment before the program."""
+    return "container_begin" if pool.ours else "program_begin"
+
+
+def _ledger_line(event: str, attempt_dir: str) -> str:
+    """Says when rank 0's program or its container was begun, where the trainer says the rest (goodput.py)."""
+    said = f'printf \'{{"t": %s, "event": "{event}"}}\\n\' "$(date +%s.%N)"'
+    return f'[ "$RANK" != 0 ] || {said} >> {shlex.quote(attempt_dir + "/ledger.jsonl")}'
+
+
+def _names_in_pools(plan: Plan, pool: PoolPlan) -> str:
+    """Slurm, or the supervisor on this machine, counts from the step's first rank and node, which are rank.sh's
+    arguments. srun cannot name a log by a rank that it does not know."""
+    place = pool.place
+    names = [
+        'export RANK="$((${SLURM_PROCID:-$RANK} + $1))"',
+        'export LOCAL_RANK="${SLURM_LOCALID:-$LOCAL_RANK}"',
+        f"export WORLD_SIZE={plan.ranks}",
+        'export NODE_RANK="$((${SLURM_NODEID:-$NODE_RANK} + $2))"',
+        f'export FAIRLEAD_REPLICA="$((NODE_RANK - {place.first_node}))"',
+    ]
+    if pool.container is not None:
+        names.append(f'export {container.PREFIX}FAIRLEAD_REPLICA="$FAIRLEAD_REPLICA"')
+    if plan.launcher == "slurm":
+        names.append('exec >> "${0%/*}/rank-$RANK.log" 2>&1')
+    return "\n".join(names)
+
+
+def _own_client_stores(prefix: str, names: Mapping[str, str]) -> str:
+    """What ranks but the first log by MLflow's client is theirs, and delivered nowhere."""
+    uri = shlex.quote(client_store.uri_of_others(names) or "")
+    stores = " ".join(f'{prefix}{name}={uri}.rank-"$RANK"' for name in client_store.URIS)
+    unset = " ".join(f"{prefix}{name}" for name in client_store.OF_RANK_0)
+    return f'[ "$RANK" = 0 ] || {{ export {stores}; unset {unset}; }}'

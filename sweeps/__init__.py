@@ -1,0 +1,1 @@
+"""Spaces and points, without I/O: what values a sweep's members have."""

@@ -1,0 +1,46 @@
+"""A real MLflow server on this machine, that a case ends with SIGKILL and starts again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from tests.cluster.harness import until
+from tests.cluster.served import answers, free_port
+
+
+class Store:
+    """Its data are in the folder, so that it comes back with them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        folder.mkdir()
+        self.start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        argv += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/store.db"]
+        argv += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            env = {**os.environ, "TMPDIR": str(self.folder)}
+            self.server = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
+        until(lambda: answers(self.port), limit_s=120)
+
+    def kill(self) -> None:
+        os.killpg(self.server.pid, signal.SIGKILL)
+        self.server.wait(30)
+
+    def curve(self, run_id: str) -> list[int]:
+        """Steps at which a run's train/loss is in the store, in order; a step that is there twice is twice here."""
+        asked = f"{self.uri}/api/2.0/mlflow/metrics/get-history?run_id={run_id}&metric_key=train%2Floss"
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return sorted(int(point["step"]) for point in json.load(answer)["metrics"])

@@ -1,0 +1,103 @@
+"""The arithmetic of a campaign: a campaign that could not find a fault would prove nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.chaos import lineage
+from tests.chaos.cases import EACH_HERE, HERE, KINDS, ON_SLURM, campaign
+from tests.chaos.faults import ACTS
+from tests.chaos.lineage import Known, Try
+from tests.chaos.table import text
+from tests.chaos.verdict import _too_much, document, failed
+
+
+def attempt(begun: float, resumed: int, steps: Sequence[int], durable: Sequence[int] = ()) -> Try:
+    """One step a second, and a checkpoint half a second after its step."""
+    at = {step: begun + n + 1 for n, step in enumerate(steps)}
+    events = [{"event": "process_start", "t": begun}, {"event": "restore_done", "t": begun, "step": resumed}]
+    for step in durable:
+        events.append({"event": "checkpoint_begin", "t": at[step], "step": step})
+        events.append({"event": "checkpoint_durable", "t": at[step] + 0.5, "step": step})
+    return Try(list(at.items()), events, {}, begun)
+
+
+KILLED = [attempt(0, 0, range(1, 11), [4, 8]), attempt(20, 8, range(9, 13))]
+
+
+def test_kept_drops_what_was_made_again() -> None:
+    assert lineage.kept(KILLED) == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("again", "kept"),
+    [
+        (attempt(20, 9, range(10, 13)), [*range(1, 10), 10, 11, 12]),
+        (attempt(20, 8, range(10, 13)), [*range(1, 9), 10, 11, 12]),
+        (attempt(20, 8, range(8, 13)), [*range(1, 9), *range(8, 13)]),
+        (attempt(20, 0, range(1, 13)), list(range(1, 13))),
+    ],
+    ids=["later checkpoint", "a step left out", "a step twice", "from the beginning"],
+)
+def test_kept_shows_gaps_and_doubles(again: Try, kept: list[int]) -> None:
+    assert lineage.kept([KILLED[0], again]) == kept
+
+
+def test_walking_back_twice_keeps_only_what_led_on() -> None:
+    tries = [KILLED[0], attempt(20, 8, range(9, 12)), attempt(40, 4, range(5, 13))]
+
+    assert lineage.kept(tries) == list(range(1, 13))
+
+
+def test_steps_and_times_around_a_fault() -> None:
+    fault = 10.2  # step 10 was reported at 10 s
+    assert lineage.reached(KILLED, fault) == 10
+    assert lineage.resumed_after(KILLED, fault) == 8
+    assert lineage.durable(KILLED, fault) == [0, 4, 8]
+    assert lineage.next_useful_s(KILLED, fault) == pytest.approx(23 - 10.2)  # step 11, the third of the second attempt
+    assert lineage.next_useful_s(KILLED[:1], 4.2) == pytest.approx(0.8)  # nothing was interrupted
+    assert not lineage.saving(KILLED, fault) and lineage.saving(KILLED, 8.2)
+
+
+@pytest.mark.parametrize(
+    ("destroyed", "resumed", "broken"),
+    [(0, 8, 0), (1, 4, 0), (1, 8, 0), (0, 4, 1), (1, 0, 1)],
+    ids=["newest", "the one before", "newest survived", "newest passed over", "both passed over"],
+)
+def test_going_on_from_an_older_checkpoint_than_need_be_breaks_a_promise(
+    destroyed: int, resumed: int, broken: int
+) -> None:
+    assert len(list(_too_much(destroyed, KILLED, 10.2, resumed))) == broken
+
+
+def test_more_than_an_interval_lost_breaks_a_promise() -> None:
+    never_saved = [attempt(0, 0, range(1, 11)), attempt(20, 0, range(1, 13))]
+
+    assert list(_too_much(0, never_saved, 10.2, 0)) == ["10 steps lost, more than 6"]
+
+
+def test_prediction_is_the_formula_worked_by_hand() -> None:
+    one = Known(step_s=1.0, stall_s=0.5, evaluation_s=2.0, start_s=5.0, end_s=3.0)
+
+    share = lineage.predicted(one, (40, 6, 4), restarts=1, again=3.0)
+
+    assert share == pytest.approx(40 / (40 + 6 * 0.5 + 4 * 2 + 3 + 2 * 5 + 3 * 1))
+
+
+def test_campaign_is_the_same_for_a_seed_however_long_and_has_every_kind() -> None:
+    short, long = campaign(7, "local", 10), campaign(7, "local", 70)
+
+    assert long[:10] == short and campaign(8, "local", 10) != short
+    assert {case.fault for case in campaign(7, "local", len(HERE))} == {*EACH_HERE, "store down"}
+    assert {*HERE, *ON_SLURM} == set(KINDS) == set(ACTS)
+
+
+def test_table_names_the_case_and_what_it_broke() -> None:
+    (case,) = campaign(7, "slurm", 1)
+
+    said = text([document(failed(case, AssertionError("it did not come back")))])
+
+    assert f"BROKEN {case.name}: AssertionError: it did not come back" in said
+    assert "0 of 1 cases kept every promise" in said

@@ -1,0 +1,160 @@
+"""What a case must keep to, and whether it did. Reads the run's files; a broken promise is said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from launchers.jobs.goodput import goodput, tried
+from launchers.run_folder.journal import Journal
+from launchers.run_folder.record import Run
+from tests.chaos import lineage
+from tests.chaos.cases import CHECKPOINT_EVERY, EVALUATE_EVERY, TOTAL_STEPS, Case
+from tests.chaos.lineage import Try
+from tests.chaos.training import digest, weights_of
+from trainer import samples
+
+CLOSE = 1e-4
+"""How far weights may be from each other that were summed in another order."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A case after its end."""
+
+    case: Case
+    run: Path
+    expected: Path
+    """Weights of a run that nobody disturbed."""
+    fault: float
+    retries: int
+    leftovers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of a case in the table."""
+
+    case: Case
+    at: int
+    """Last step reported before the fault."""
+    lost: int
+    next_s: float | None
+    weights: str
+    once: bool
+    measured: float
+    predicted: float
+    retries: int
+    causes: tuple[str, ...]
+    broken: tuple[str, ...]
+    """Promises that were not kept."""
+
+
+def verdict(seen: Seen) -> Row:
+    """All that the table says."""
+    tries = lineage.read(seen.run / "members" / "0")
+    at = lineage.reached(tries, seen.fault)
+    resumed = lineage.resumed_after(tries, seen.fault)
+    last = lineage.stopped_at(tries, seen.fault) if seen.case.kind.graceful else at
+    lost = 0 if resumed is None else max(0, last - resumed)  # it may have made and saved more before its end
+    mistakes = [*samples.mistakes(seen.run / "members" / "0"), *_steps(lineage.kept(tries))]
+    weights = _weights(seen)
+    broken = [*_broken(seen, tries, lost), *mistakes, *seen.leftovers]
+    broken += [] if weights in ("equal", "close") else [f"weights: {weights}"]
+    return Row(
+        case=seen.case,
+        at=at,
+        lost=lost,
+        next_s=lineage.next_useful_s(tries, seen.fault),
+        weights=weights,
+        once=not mistakes,
+        measured=_measured(seen.run),
+        predicted=_predicted(seen, tries),
+        retries=seen.retries,
+        causes=tuple(one.outcome.get("cause", "none") for one in tries),
+        broken=tuple(broken),
+    )
+
+
+def _steps(kept: Sequence[int]) -> list[str]:
+    """What is wrong with the steps that led to the final weights."""
+    return [] if kept == list(range(1, TOTAL_STEPS + 1)) else [f"the steps that were kept are {kept}"]
+
+
+def _broken(seen: Seen, tries: Sequence[Try], lost: int) -> Iterator[str]:
+    """What is wrong with the steps that were lost."""
+    kind = seen.case.kind
+    resumed = lineage.resumed_after(tries, seen.fault)
+    if resumed is None:
+        if not kind.bearable:
+            yield "it was not interrupted, or did not go on"
+    elif seen.case.fault == "store down":
+        yield "it was interrupted by a store that was away"
+    elif kind.graceful:
+        if lost:
+            yield f"{lost} steps lost by a program that was told"
+    else:
+        yield from _too_much(kind.lost_checkpoints, tries, seen.fault, resumed)
+
+
+def _too_much(destroyed: int, tries: Sequence[Try], fault: float, resumed: int) -> Iterator[str]:
+    """A hard end may cost what was made since the newest checkpoint, and that is one interval; what was made while
+    a checkpoint was being written comes to that."""
+    safe = lineage.durable(tries, fault)
+    expected = safe[-1 - destroyed]
+    if resumed < expected:
+        yield f"went on from step {resumed}, though step {expected} was on disk (of {safe})"
+    interval = CHECKPOINT_EVERY * (1 + destroyed + lineage.saving(tries, fault))
+    at = lineage.reached(tries, fault)
+    if at - resumed > interval:
+        yield f"{at - resumed} steps lost, more than {interval}"
+
+
+def _weights(seen: Seen) -> str:
+    """equal, close or how far from those of a run that nobody disturbed."""
+    found = weights_of(seen.run)
+    if seen.case.same_layout:
+        return "equal" if digest(found) == digest(seen.expected) else "DIFFER"
+    ours, theirs = (safetensors.numpy.load_file(path) for path in (found, seen.expected))
+    if ours.keys() != theirs.keys():
+        return "OTHER NAMES"
+    far = max(float(np.abs(tensor - theirs[name]).max()) for name, tensor in ours.items())
+    return "close" if far <= CLOSE else f"FAR {far:g}"
+
+
+def _measured(run: Path) -> float:
+    of = Run(run)
+    return goodput(tried(of.member(0), Journal(of).submissions(), None)).share or 0.0
+
+
+def _predicted(seen: Seen, tries: Sequence[Try]) -> float:
+    kind = seen.case.kind
+    counts = (TOTAL_STEPS, TOTAL_STEPS // CHECKPOINT_EVERY + 1, TOTAL_STEPS // EVALUATE_EVERY)
+    again = 0.0 if kind.graceful else CHECKPOINT_EVERY * (0.5 + kind.lost_checkpoints)
+    restarts = sum(one.resumed is not None for one in tries) - 1
+    return lineage.predicted(lineage.known(tries), counts, restarts, again)
+
+
+def failed(case: Case, error: BaseException) -> Row:
+    """Of a case that did not come to its end."""
+    said = f"{type(error).__name__}: {error}"
+    return Row(case, 0, 0, None, "none", False, 0.0, 0.0, 0, (), (said,))
+
+
+def document(row: Row) -> dict[str, Any]:
+    """A row as JSON can write it."""
+    case = row.case
+    return {
+        "case": case.name,
+        "fault": case.fault,
+        "launcher": case.launcher,
+        "engine": case.engine,
+        "layout": f"{case.layout}" + ("" if case.same_layout else f" to {case.back}"),
+        "graceful": case.kind.graceful,
+        **{field.name: getattr(row, field.name) for field in fields(row) if field.name != "case"},
+    }

@@ -1,0 +1,155 @@
+"""A user's own code, which knows nothing of Fairlead: a model, data and an optimizer for `_target_`.
+
+The model can be told by environment variables to give its own process notice, or to fail, at a certain step.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+if "RANK" in os.environ:
+    atexit.register(print, "own.py has tidied up")
+
+
+class Net(nn.Module):
+    """Two layers. Counts its forward passes in training and in evaluation."""
+
+    def __init__(self, width: int = 16, dropout: float = 0.0, inputs: int = 10, norm: bool = False) -> None:
+        super().__init__()
+        inner = nn.BatchNorm1d(width) if norm else nn.ReLU()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, width), inner, nn.Dropout(dropout), nn.Linear(width, 10)
+        )
+        self.passes = {"TRAINING": 0, "EVALUATION": 0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling() and os.environ.get("RANK") == os.environ.get("OWN_RANK", "0"):
+            self._count("TRAINING" if self.training else "EVALUATION")
+        return self.layers(x)
+
+    def _count(self, phase: str) -> None:
+        self.passes[phase] += 1
+        wanted, _, what = os.environ.get(f"OWN_{phase}", "").partition(":")
+        if wanted == str(self.passes[phase]):
+            if what == "fail":
+                raise RuntimeError("the user's own mistake")
+            if what == "hang":
+                os.kill(os.getpid(), signal.SIGUSR2)
+                time.sleep(600)
+            os.killpg(os.getpgid(0), signal.Signals[what])
+
+
+class Deep(Net):
+    """The same behind many small layers: hardly anything to compute, and many gradients to exchange."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.before = nn.Sequential(*(nn.Linear(10, 10, bias=False) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.before(x))
+
+
+class Blobs(Dataset[Any]):
+    """Points around ten centres, made one by one."""
+
+    classes = 10
+
+    def __init__(self, rows: int, pause_s: float = 0.0) -> None:
+        self.rows, self.pause_s = rows, pause_s
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        time.sleep(self.pause_s)
+        if "OWN_STUCK" in os.environ and os.environ["RANK"] == "1" and Path(os.environ["OWN_STUCK"]).exists():
+            Path(os.environ["OWN_STUCK"]).with_name("stuck").touch()
+            time.sleep(600)
+        random = torch.Generator().manual_seed(index)
+        label = index % 10
+        return nn.functional.one_hot(torch.tensor(label), 10) + 0.1 * torch.randn(10, generator=random), label
+
+
+def blobs(rows: int, pause_s: float = 0.0) -> tuple[Blobs, TensorDataset]:
+    """A training set that is read sample by sample, and a validation set in memory."""
+    kept = [Blobs(rows + 40)[i] for i in range(rows, rows + 40)]
+    inputs, labels = zip(*kept, strict=True)
+    return Blobs(rows, pause_s), TensorDataset(torch.stack(inputs), torch.tensor(labels))
+
+
+def late_blobs(rows: int) -> tuple[Blobs, TensorDataset]:
+    """Data that nobody waits for to the end."""
+    Path(os.environ["FAIRLEAD_MEMBER_DIR"], f"loading-{os.environ['RANK']}").touch()
+    time.sleep(600)
+    return blobs(rows)
+
+
+not_callable = 3
+
+
+def not_a_model() -> str:
+    return "a string"
+
+
+class Numbered(Dataset[Any]):
+    """Each sample bears its own number."""
+
+    classes = 2
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.tensor([float(index), 1.0]), index % 2
+
+
+def numbered(rows: int) -> tuple[Numbered, Numbered]:
+    return Numbered(rows), Numbered(4)
+
+
+class Witness(nn.Module):
+    """Writes down the numbers of the samples that it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not torch.compiler.is_compiling():
+            path = Path(os.environ["FAIRLEAD_ATTEMPT_DIR"], f"witness-{os.environ['RANK']}")
+            with path.open("a") as f:
+                print(*(int(number) for number in x[:, 0].tolist()), file=f)
+        return self.layer(x / 100)
+
+
+class Noisy:
+    """A change of images that draws random numbers of every kind."""
+
+    def __init__(self, most: float = 0.1) -> None:
+        self.most = most
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image + self.most * (torch.rand_like(image) + random.random() + np.random.rand())
+
+
+def brighter(image: Tensor, by: float) -> Tensor:
+    return image + by
+
+
+def cropped(image: Tensor) -> Tensor:
+    return image[:, :, :4]

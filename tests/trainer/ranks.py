@@ -1,0 +1,142 @@
+"""A spec in Python, and real ranks as processes: what the tests of the trainer stand on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conf.document import to_document
+from conf.job_schema import Job
+from conf.machine_schema import Accelerator, Container, Machine
+from conf.schema import Component, Launcher, Objective, Pool, Site, Spec, Tracking
+from conf.train_schema import Train
+
+ROOT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parent / "project"
+"""A user's own folder."""
+
+
+def own(name: str, **options: Any) -> Component:
+    """Something of the user's own, from the folder `project`."""
+    return Component(kind="_target_", options={"_target_": name, **options})
+
+
+def make_spec(**changes: Any) -> Spec:
+    """A small run; `train` is a mapping of what differs. An epoch is 10 steps, the last of 6 samples."""
+    pool = Pool(
+        machine=Machine(mem_gb=2, max_cpus=2, time_limit_min=5),
+        accelerator=Accelerator(kind="none"),
+        container=Container(runtime="none"),
+    )
+    train = {"max_steps": 50, "batch_size": 16, **changes.pop("train", {})}
+    spec = Spec(
+        name="test",
+        seed=1,
+        job=Job(kind="trainer"),
+        pools=(pool,),
+        data=own("own.blobs", rows=150),
+        engine=Component(kind="ddp"),
+        model=own("own.Net"),
+        optimizer=Component(kind="adamw", options={"lr": 0.003}),
+        train=Train(**train),
+        objective=Objective(metric="val/accuracy", goal="maximize"),
+        tracking=Tracking(kind="none"),
+        launcher=Launcher(kind="local"),
+        site=Site(name="test"),
+    )
+    return dataclasses.replace(spec, **changes)
+
+
+@dataclass
+class Member:
+    """A member's folder, and the attempts that tests start in it."""
+
+    path: Path
+    spec: Spec
+    ranks: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    program: Sequence[str] = ("-m", "trainer")
+    attempts: int = 0
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def attempt(self) -> Path:
+        return self.path / f"attempt-{self.attempts}"
+
+    def start(self) -> list[subprocess.Popen[bytes]]:
+        """Start every rank of a new attempt, each with its own log."""
+        self.attempts += 1
+        self.attempt.mkdir(parents=True)
+        spec_file = self.path / "spec.json"
+        spec_file.write_text(json.dumps(to_document(self.spec)))
+        port = free_port()
+        self.running = [self._rank(rank, port, spec_file) for rank in range(self.ranks)]
+        return self.running
+
+    def wait(self, timeout_s: float = 150) -> list[int]:
+        """Exit codes of all ranks, in order."""
+        return [process.wait(timeout=timeout_s) for process in self.running]
+
+    def run(self) -> list[int]:
+        self.start()
+        return self.wait()
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """A JSON-lines file of the newest attempt."""
+        return [json.loads(line) for line in (self.attempt / name).read_text().splitlines()]
+
+    def log(self, rank: int = 0) -> str:
+        return (self.attempt / f"rank-{rank}.log").read_text()
+
+    def result(self) -> dict[str, Any]:
+        return json.loads((self.attempt / "result.json").read_text())
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+    def _rank(self, rank: int, port: int, spec_file: Path) -> subprocess.Popen[bytes]:
+        with (self.attempt / f"rank-{rank}.log").open("wb") as out:
+            return subprocess.Popen(
+                [sys.executable, *self.program],
+                env=self._environment(rank, port, spec_file),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=self.path,
+                start_new_session=True,
+            )
+
+    def _environment(self, rank: int, port: int, spec_file: Path) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}",
+            "PYTHONWARNINGS": "default",
+            "OMP_NUM_THREADS": "1",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(self.ranks),
+            "LOCAL_WORLD_SIZE": str(self.ranks),
+            "NODE_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "FAIRLEAD_SPEC": str(spec_file),
+            "FAIRLEAD_MEMBER_DIR": str(self.path),
+            "FAIRLEAD_ATTEMPT_DIR": str(self.attempt),
+            **self.env,
+        }
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

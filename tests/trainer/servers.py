@@ -1,0 +1,146 @@
+"""Real servers on loopback that data are brought from: nginx, an S3 server, Python's own; and a line that breaks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.ranks import free_port
+
+NGINX = """
+worker_processes 1; daemon off; master_process off; pid {top}/nginx.pid; error_log {top}/error.log;
+events {{ worker_connections 64; }}
+http {{
+  access_log {top}/access.log; client_body_temp_path {top}/body; proxy_temp_path {top}/proxy;
+  fastcgi_temp_path {top}/fastcgi; uwsgi_temp_path {top}/uwsgi; scgi_temp_path {top}/scgi;
+  server {{
+    listen 127.0.0.1:{port}; root {files}; autoindex on;
+    location /private/ {{ auth_basic "x"; auth_basic_user_file {top}/users; }}
+    location /silent/ {{ autoindex off; }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def nginx(files: Path, top: Path) -> Iterator[str]:
+    """The address of a server that lists `files`; of its folder `silent` it lists nothing."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("needs nginx (package nginx-light)")
+    port = free_port()
+    top.mkdir(exist_ok=True)
+    (top / "users").write_text("me:{PLAIN}word\n")
+    (top / "nginx.conf").write_text(NGINX.format(top=top, files=files, port=port))
+    with _running([program, "-e", f"{top}/error.log", "-c", f"{top}/nginx.conf"], port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def plain(files: Path) -> Iterator[str]:
+    """The address of Python's own server: it lists folders, and sends files whole or not at all."""
+    port = free_port()
+    argv = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(files)]
+    with _running(argv, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """The endpoint of an S3 server."""
+    port = free_port()
+    argv = [sys.executable, "-c", "import sys; from moto.server import main; main(sys.argv[1:])"]
+    with _running([*argv, "-H", "127.0.0.1", "-p", str(port)], port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def requests_of(top: Path, after: int = 0, wanted: str = "", count: int = 0) -> list[str]:
+    """What nginx was asked for so far, beyond the first `after`, with `wanted` in it: at least `count`, as it writes a
+    request down when it has ended."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = [row for row in (top / "access.log").read_text().splitlines()[after:] if wanted in row]
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+@contextmanager
+def _running(argv: list[str], port: int) -> Iterator[None]:
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert process.poll() is None, f"{argv} ended with {process.returncode}"
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+class Line:
+    """A connection to a server that can break: each of the first connections is cut, or goes silent, after so many
+    bytes of answer."""
+
+    def __init__(self, address: str, cuts: list[int], goes_silent: bool = False) -> None:
+        host, _, port = address.removeprefix("http://").partition(":")
+        self._server, self._cuts, self._goes_silent = (host, int(port)), list(cuts), goes_silent
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.broken = 0
+        self._over = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._socket.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        left = self._cuts.pop(0) if self._cuts else None
+        with client, socket.create_connection(self._server) as server, suppress(OSError):
+            threading.Thread(target=_pump, args=(client, server), daemon=True).start()
+            while piece := server.recv(1 << 16):
+                if left is not None and len(piece) >= left:
+                    client.sendall(piece[:left])
+                    self.broken += 1
+                    if self._goes_silent:
+                        self._over.wait(60)
+                    return
+                left = None if left is None else left - len(piece)
+                client.sendall(piece)
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while piece := source.recv(1 << 16):
+            target.sendall(piece)
+
+
+def put(endpoint: str, bucket: str, name: str, content: bytes) -> None:
+    """An object, by plain HTTP: the server asks nobody who he is."""
+    for path, body in ((bucket, b""), (f"{bucket}/{name}", content)):
+        request = urllib.request.Request(f"{endpoint}/{path}", data=body, method="PUT")
+        request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request")
+        request.add_header("Content-Type", "application/octet-stream")
+        with urllib.request.urlopen(request, timeout=20):
+            pass

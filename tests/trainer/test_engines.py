@@ -1,0 +1,161 @@
+"""What every engine must do, tried on each file in the folder with one rank."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from conf.schema import Component
+from tests.trainer.ranks import ROOT, free_port
+from trainer.checkpoints.state import read, rest, write
+from trainer.components import kinds, part
+from trainer.engines import Engine, Place
+from trainer.failure import UserError, cause
+from trainer.parallel.group import Group
+from trainer.rank import Rank
+
+ALL = Group(0, 1)
+ALONE = Rank(0, 0, 1, 1, 0, ("127.0.0.1", 1))
+INPUTS, TARGETS = torch.randn(32, 6), torch.randint(3, (32,))
+
+
+def start(kind: str, precision: str = "fp32", seed: int = 1) -> Engine:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    module, options = part("engine", Component(kind=kind))
+    place = Place(ALONE, torch.device("cpu"), precision)
+    return module.start(options, place, model, lambda m: torch.optim.AdamW(m.parameters(), lr=0.05))
+
+
+def train(engine: Engine, steps: int = 8, clip_norm: float | None = None) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        with engine.micro_batch(last=True):
+            loss = nn.functional.cross_entropy(engine.forward(INPUTS).float(), TARGETS)
+            engine.backward(loss)
+        engine.step(1.0, clip_norm)
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("kind", kinds("engine"))
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_engine_learns_in_its_precisions(kind: str, precision: str) -> None:
+    losses = train(start(kind, precision))
+
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("kind", kinds("engine"))
+def test_engine_precision_decides_what_forward_computes_in(kind: str) -> None:
+    assert start(kind, "bf16").forward(INPUTS).dtype == torch.bfloat16
+    assert not start(kind, "bf16").predict(INPUTS).requires_grad
+
+
+@pytest.mark.parametrize("kind", kinds("engine"))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_engine_goes_on_exactly_from_what_it_saved(kind: str, precision: str, tmp_path: Path) -> None:
+    engine = start(kind, precision)
+    train(engine)
+    files = write(tmp_path, engine.state(), ALL)
+    expected = train(engine)
+
+    again = start(kind, precision, seed=2)
+    again.restore(partial(read, tmp_path, group=ALL), rest(tmp_path))
+
+    assert train(again) == expected
+    assert sorted(files) == sorted((tmp_path / "state").iterdir())
+
+
+@pytest.mark.parametrize("kind", kinds("engine"))
+def test_engine_micro_batches_add_up(kind: str) -> None:
+    whole, parts = start(kind), start(kind)
+    train(whole, steps=1)
+    for half in (slice(0, 10), slice(10, 32)):
+        with parts.micro_batch(last=half.stop == 32):
+            losses = nn.functional.cross_entropy(parts.forward(INPUTS[half]), TARGETS[half], reduction="sum")
+            parts.backward(losses / 32)
+    parts.step(1.0, None)
+
+    ours, theirs = whole.weights(), parts.weights()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+
+
+@pytest.mark.parametrize("kind", kinds("engine"))
+def test_engine_step_clips_and_tells_the_norm_before(kind: str) -> None:
+    engine = start(kind)
+    engine.backward(nn.functional.cross_entropy(engine.forward(1000 * INPUTS), TARGETS))
+
+    norm = engine.step(0.5, clip_norm=1.0)
+
+    assert norm is not None and norm.item() > 1
+    assert engine.learning_rate() == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("kind", kinds("engine"))
+def test_engine_precision_it_does_not_have_is_refused(kind: str) -> None:
+    with pytest.raises(UserError, match="cannot compute in fp8"):
+        start(kind, "fp8")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_deepspeed_a_norm_for_which_there_is_no_kernel_is_refused_by_name(precision: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    module, options = part("engine", Component(kind="deepspeed"))
+
+    with pytest.raises(UserError, match=rf"narrows all weights to {precision}[\s\S]*model: 1[\s\S]*GroupNorm"):
+        module.start(options, Place(ALONE, torch.device("cpu"), precision), model, lambda m: torch.optim.AdamW)
+
+
+def test_join_a_rank_that_never_comes_is_a_rendezvous_error() -> None:
+    script = f"""
+from trainer.parallel.group import join
+from trainer.parallel.group import Group
+from trainer.rank import Rank
+from trainer.checkpoints.state import read, rest, write
+from trainer.failure import RendezvousError
+try:
+    join(Rank(0, 0, 2, 2, 0, ("127.0.0.1", {free_port()})), "gloo", meeting_s=1)
+except RendezvousError as e:
+    print(e)
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+
+    assert "rank 0 of 2 did not meet the others" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("x"), "user_error"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "user_error"),
+        (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+        (torch.distributed.DistNetworkError("x"), "rendezvous"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [10.0.0.1]"), "rendezvous"),
+    ],
+)
+def test_cause_of_a_death(error: Exception, expected: str) -> None:
+    assert cause(error) == expected
+
+
+def test_engines_package_names_what_the_loop_calls() -> None:
+    callers = "".join(
+        (ROOT / "trainer" / name).read_text() for name in ("loop.py", "checkpoints/keeping.py", "assemble.py")
+    )
+    methods = [name for name in vars(Engine) if not name.startswith("_")]
+
+    assert methods
+    assert all(re.search(rf"engine\.{name}\b", callers) for name in methods)
+    assert importlib.import_module("trainer.engines").__doc__

@@ -1,0 +1,195 @@
+"""Batches come to the loop the same whoever reads them, and by as many workers as their reading is worth."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.trainer.ranks import ROOT
+from trainer.data import feed
+from trainer.data.datasets import Mapped
+from trainer.data.feed import Feed, Place, workers_for
+from trainer.data.order import PADDING
+from trainer.data.windows import Tokens, Windows
+from trainer.sources import TensorSamples
+
+CPU = torch.device("cpu")
+
+
+class Noise:
+    """A user's data set with noise from every kind of random number; the class is the process that read it."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return index + torch.rand(1) + random.random() + np.random.rand(), os.getpid()
+
+
+DRAWN = Mapped(Noise())
+
+
+def places(batches: int, epoch: int = 0) -> Iterator[Place]:
+    for number in range(batches):
+        yield epoch, np.arange(3 * number, 3 * number + 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_numbers_of_reading_depend_on_epoch_and_samples_alone(workers: int) -> None:
+    def noise(first: int, epoch: int, workers: int) -> list[float]:
+        rows = [place for place in places(6, epoch) if place[1][0] >= first]
+        return [round(batch.inputs.sum().item(), 4) for batch in Feed(DRAWN, CPU, workers, seed=1).batches(rows)]
+
+    torch.manual_seed(5)
+    expected = noise(0, 0, workers=0)
+    torch.manual_seed(6)
+
+    assert noise(0, 0, workers) == expected
+    assert noise(9, 0, workers) == expected[3:]  # as after a stop
+    assert noise(0, 1, workers) != expected
+
+
+def test_random_numbers_of_a_sample_are_its_own_whatever_else_is_in_its_batch() -> None:
+    """So that another number of ranks, which cuts batches otherwise, sees the same."""
+    together, apart = (list(Feed(DRAWN, CPU, seed=1).batches((3, np.array(i)) for i in which)) for which in CUTS)
+
+    assert together[0].inputs.tolist() == [row for batch in apart for row in batch.inputs.tolist()]
+
+
+CUTS = ([[7, 1, 5, 0]], [[7], [1, 5], [0]])
+
+
+def test_reading_leaves_the_models_random_numbers_alone() -> None:
+    def drawn(read: bool) -> list[float]:
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+        if read:
+            list(Feed(DRAWN, CPU, 0, seed=1).batches(places(2)))
+        return [torch.rand(1).item(), random.random(), np.random.rand()]
+
+    assert drawn(read=True) == drawn(read=False)
+
+
+def test_fillers_weigh_nothing() -> None:
+    samples = TensorSamples(torch.arange(4.0), torch.arange(4))
+
+    full, short = Feed(samples, CPU).batches([(0, np.array([1, 0, 2])), (0, np.array([2, 3, PADDING]))])
+
+    assert full.weights is None
+    assert short.inputs.tolist() == [2.0, 3.0, 0.0]
+    assert short.weights is not None and short.weights.tolist() == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("width", [1, 3, 4, 100_000])
+def test_batches_of_samples_in_memory_are_those_of_workers_and_begin_where_a_tensor_may(width: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    samples = TensorSamples(torch.rand(50, width, generator=generator), torch.arange(50))
+    order = [*places(13), (1, np.array([49, 7, PADDING]))]
+
+    cut, read = list(Feed(samples, CPU).batches(order)), list(Feed(samples, CPU, workers=1).batches(order))
+
+    assert len(cut) == len(order)
+    for ours, theirs in zip(cut, read, strict=True):
+        assert torch.equal(ours.inputs, theirs.inputs) and torch.equal(ours.targets, theirs.targets)
+        assert (ours.weights is None) == (theirs.weights is None)
+        assert ours.inputs.data_ptr() % feed.ALIGNED_BYTES == ours.targets.data_ptr() % feed.ALIGNED_BYTES == 0
+    assert cut[-1].weights is not None and cut[-1].weights.tolist() == [1, 1, 0]
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> Windows:
+    """50 windows of 6 tokens of a file."""
+    content = np.random.default_rng(1).integers(0, 256, 301, np.uint8)
+    (tmp_path / "t.bin").write_bytes(content.tobytes())
+    row = Tokens(tmp_path / "t.bin", 0, "uint8", len(content))
+    return Windows((row,), np.array([50]), 6, range(50))
+
+
+@pytest.mark.parametrize("workers", [None, 0])
+def test_windows_that_are_read_many_at_once_are_those_read_one_by_one(mapped: Windows, workers: int | None) -> None:
+    order = [*places(16), (1, np.array([49, 7, PADDING]))]
+
+    many, single = list(Feed(mapped, CPU, workers).batches(iter(order))), [Feed(mapped, CPU)[place] for place in order]
+
+    assert len(many) == len(order)
+    for batch, (inputs, targets, weights) in zip(many, single, strict=True):
+        assert torch.equal(batch.inputs, inputs) and torch.equal(batch.targets, targets)
+        assert (batch.weights is None) == (weights is None)
+    assert many[-1].weights is not None and many[-1].weights.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(("took_s", "parcels"), [(0.001, [1, 2, 4, 8, 5]), (1.0, [1] * 20)])
+def test_slow_reading_is_done_in_small_parcels(
+    mapped: Windows, monkeypatch: pytest.MonkeyPatch, took_s: float, parcels: list[int]
+) -> None:
+    clock, seen = itertools.count(0, took_s), list[int]()
+    monkeypatch.setattr(feed.time, "perf_counter", lambda: next(clock))
+    read = Windows.batch
+    monkeypatch.setattr(
+        Windows, "batch", lambda self, indices: (seen.append(len(indices) // 2), read(self, indices))[1]
+    )
+
+    list(Feed(mapped, CPU, 0).batches((0, np.arange(2 * i, 2 * i + 2)) for i in range(20)))
+
+    assert seen == parcels
+
+
+@pytest.mark.parametrize(
+    ("reading_s", "loop_s", "cores", "workers"),
+    [(0.001, 0.1, 8, 0), (0.1, 0.1, 8, 2), (0.3, 0.1, 8, 4), (0.3, 0.1, 2, 2), (0.3, 0.1, 0, 0), (1.0, 0.0, 4, 4)],
+)
+def test_workers_are_as_many_as_keep_the_loop_going(reading_s: float, loop_s: float, cores: int, workers: int) -> None:
+    assert workers_for(reading_s, loop_s, cores) == workers
+
+
+@pytest.mark.parametrize(("spare_cores", "readers"), [(2, 2), (0, 1)])
+def test_workers_take_over_after_the_first_batches_when_reading_is_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spare_cores: int, readers: int
+) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(feed.time, "perf_counter", lambda: next(clock))  # every reading takes as long as every step
+    caplog.set_level(logging.INFO, "trainer.data.feed")
+
+    batches = list(Feed(DRAWN, CPU, None, spare_cores, seed=1).batches(places(feed.MEASURED + 6)))
+
+    assert {batch.targets[0].item() for batch in batches[: feed.MEASURED]} == {os.getpid()}
+    later = {batch.targets[0].item() for batch in batches[feed.MEASURED :]}
+    assert len(later) == readers and (os.getpid() in later) == (readers == 1)
+    assert (f"{spare_cores} workers read ahead" in caplog.text) == bool(spare_cores)
+    whole = Feed(DRAWN, CPU, 0, seed=1).batches(places(feed.MEASURED + 6))
+    assert [b.inputs.tolist() for b in batches] == [b.inputs.tolist() for b in whole]
+
+
+def test_workers_hand_batches_over_where_the_temporary_folder_has_a_long_name(
+    tmp_path: Path,
+) -> None:
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    script = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import numpy as np, torch
+from trainer.data.feed import Feed
+from trainer.sources import TensorSamples
+feed = Feed(TensorSamples(torch.arange(40.0), torch.arange(40)), torch.device("cpu"), workers=1)
+print([batch.inputs.sum().item() for batch in feed.batches((0, np.arange(4 * i, 4 * i + 4)) for i in range(3))])
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "TMPDIR": str(long)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert done.stdout == "[6.0, 22.0, 38.0]\n", done.stderr

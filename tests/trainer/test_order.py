@@ -1,0 +1,115 @@
+"""Properties of the order of samples: nothing is lost or seen twice, whatever the layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.data.order import PADDING, Order, _parcel, covering, permuted, seed_of
+from trainer.failure import UserError
+
+SIZES = st.integers(1, 700)
+KEYS = st.integers(0, 2**63 - 1)
+
+
+@given(SIZES, KEYS)
+def test_permuted_is_a_permutation(size: int, key: int) -> None:
+    assert sorted(permuted(np.arange(size), size, key)) == list(range(size))
+
+
+@given(SIZES, KEYS, st.data())
+def test_permuted_some_positions_alone_go_where_they_go_among_all(size: int, key: int, data: st.DataObject) -> None:
+    some = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1)))
+
+    assert (permuted(some, size, key) == permuted(np.arange(size), size, key)[some]).all()
+
+
+@given(SIZES, st.lists(KEYS, min_size=1, max_size=5))
+def test_permuted_several_keys_are_each_rows_own(size: int, keys: list[int]) -> None:
+    rows = np.tile(np.arange(size), (len(keys), 1))
+
+    together = permuted(rows, size, np.array(keys, np.uint64))
+
+    assert (together == [permuted(row, size, key) for row, key in zip(rows, keys, strict=True)]).all()
+
+
+def test_permuted_reads_a_position_among_billions_at_once() -> None:
+    values = permuted(np.arange(1000) + 10**11, 10**12, 7)
+
+    assert len(np.unique(values)) == 1000
+    assert values.min() >= 0
+    assert values.max() < 10**12
+
+
+def test_permuted_does_not_change_with_versions() -> None:
+    # A checkpoint of today must meet the same samples tomorrow.
+    assert permuted(np.arange(10), 10, seed_of(1, 0)).tolist() == [6, 9, 7, 4, 0, 1, 5, 3, 8, 2]
+
+
+def test_permuted_leaves_no_trace_of_the_original_order() -> None:
+    values = permuted(np.arange(10_000), 10_000, 1)
+
+    assert abs(np.corrcoef(np.arange(10_000), values)[0, 1]) < 0.05
+    assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.05
+
+
+@given(
+    size=SIZES, micro=st.integers(1, 9), world=st.integers(1, 4), accumulate=st.integers(1, 3), epoch=st.integers(0, 3)
+)
+def test_order_an_epoch_shows_all_ranks_each_sample_once(
+    size: int, micro: int, world: int, accumulate: int, epoch: int
+) -> None:
+    batch_size = micro * world * accumulate
+    ranks = [Order(size, batch_size, 5, world, rank, accumulate) for rank in range(world)]
+    steps = range(epoch * ranks[0].steps_per_epoch, (epoch + 1) * ranks[0].steps_per_epoch)
+
+    shares = [share for order in ranks for step in steps for share in order.micro_batches(step)]
+
+    assert {len(share) for share in shares} == {micro}
+    assert sorted(i for share in shares for i in share if i != PADDING) == list(range(size))
+    assert sum(ranks[0].samples_in(step) for step in steps) == size
+
+
+@given(size=SIZES, step=st.integers(0, 40))
+def test_order_another_layout_sees_the_same_global_batch(size: int, step: int) -> None:
+    alone = Order(size, 24, 5)
+    shared = [Order(size, 24, 5, world=4, rank=rank, accumulate=2) for rank in range(4)]
+
+    parts = np.concatenate([np.concatenate(order.micro_batches(step)) for order in shared])
+
+    assert sorted(parts) == sorted(alone.micro_batches(step)[0])
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100, 10_000])
+def test_order_does_not_depend_on_how_many_steps_are_computed_together(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    ranks = [Order(31, 8, 5, world=2, rank=rank, accumulate=2) for rank in range(2)]
+    expected = [order.micro_batches(step).tolist() for step in range(30) for order in ranks]
+    monkeypatch.setattr("trainer.data.order.AT_ONCE", at_once)
+    _parcel.cache_clear()
+
+    assert [order.micro_batches(step).tolist() for step in range(30) for order in ranks] == expected
+    _parcel.cache_clear()
+
+
+def test_order_epochs_and_seeds_differ() -> None:
+    order, other = Order(100, 50, seed=1), Order(100, 50, seed=2)
+
+    assert not (order.micro_batches(0) == order.micro_batches(2)).all()
+    assert not (order.micro_batches(0) == other.micro_batches(0)).all()
+
+
+def test_order_batch_that_ranks_cannot_share_names_the_numbers() -> None:
+    with pytest.raises(UserError, match=r"batch_size is 64.*3 ranks.*accumulate=2[\s\S]*multiple of 6"):
+        Order(100, 64, 1, world=3, accumulate=2)
+
+
+@given(size=st.integers(0, 300), micro=st.integers(1, 40), world=st.integers(1, 5))
+def test_covering_shows_each_sample_once_in_equally_many_batches(size: int, micro: int, world: int) -> None:
+    ranks = [list(covering(size, micro, world, rank)) for rank in range(world)]
+
+    assert len({len(batches) for batches in ranks}) == 1
+    assert sorted(i for batches in ranks for b in batches for i in b if i != PADDING) == list(range(size))

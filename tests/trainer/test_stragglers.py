@@ -1,0 +1,88 @@
+"""A rank that keeps the others waiting is found, and told of once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.ranks import Member, own
+from trainer.insight import stragglers
+from trainer.insight.stragglers import FORWARDS, WINDOWS, Alone, Watch, slot, spread
+
+Make = Callable[..., Member]
+
+
+def test_spread_is_the_slowest_rank_by_the_median() -> None:
+    assert spread([1.0, 1.5, 1.0, 0.9]) == {"train/slowest_rank": 1.0, "train/rank_spread": 1.5}
+
+
+@pytest.mark.parametrize(("taken", "times"), [([1.0, 2.0], 2.0), ([2.0, 2.0], 1.0), ([0.0, 0.0], 0.0)])
+def test_spread_of_two_is_by_the_faster_one(taken: list[float], times: float) -> None:
+    assert spread(taken)["train/rank_spread"] == times
+
+
+def test_spread_of_one_rank_is_none() -> None:
+    assert spread([]) == {}
+    assert slot(3.0, 0, 1).tolist() == []
+
+
+def test_slots_of_all_ranks_add_up_to_all_numbers() -> None:
+    assert sum(slot(float(rank + 1), rank, 3) for rank in range(3)).tolist() == [1.0, 2.0, 3.0]  # type: ignore[union-attr]
+
+
+def windows(*taken: list[float], seconds: float = 2.0) -> list[int | None]:
+    watch = Watch()
+    return [watch.slow(one, seconds) for one in taken]
+
+
+SLOW, WELL, OTHER = [1.0, 1.5, 1.0], [1.0, 1.2, 1.0], [1.5, 1.0, 1.0]
+
+
+def test_watch_names_a_rank_that_is_slow_for_several_windows_once() -> None:
+    assert windows(*[SLOW] * 8) == [None] * (WINDOWS - 1) + [1] + [None] * (8 - WINDOWS)
+
+
+@pytest.mark.parametrize(
+    "taken", [[SLOW, SLOW, WELL] * 3, [SLOW, OTHER] * 4, [WELL] * 6], ids=["comes and goes", "changes", "a little"]
+)
+def test_watch_is_silent_of_what_passes(taken: list[list[float]]) -> None:
+    assert windows(*taken) == [None] * len(taken)
+
+
+def test_watch_is_silent_where_it_costs_little() -> None:
+    """Most of the time goes into the exchange."""
+    assert windows(*[SLOW] * 6, seconds=20.0) == [None] * 6
+
+
+def test_alone_counts_data_and_forward_passes_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 2.0, 10.0, 11.0, 20.0, 20.5])
+    monkeypatch.setattr(stragglers.time, "perf_counter", lambda: next(clock))
+    alone = Alone(torch.device("cpu"))
+    for _ in range(2):
+        alone.begin()
+        alone.end()
+
+    assert alone.taken_s(waited_s=5.0) == 5.0 + FORWARDS * 3.0
+    alone.begin()
+    alone.end()
+    assert alone.taken_s(waited_s=0.0) == FORWARDS * 0.5
+
+
+def test_slow_rank_of_a_run_is_in_its_metrics_and_in_the_log(member: Make) -> None:
+    train = {"max_steps": 30, "log_every_steps": 5, "eval_every_steps": 30}
+    run = member(ranks=2, train=train, model=own("stuck.Stuck", ways="slow"))
+
+    assert run.run() == [0, 0], run.log()
+
+    rows: list[dict[str, Any]] = [line["metrics"] for line in run.lines("metrics.jsonl") if "metrics" in line]
+    seen = [row for row in rows if "train/rank_spread" in row]
+    assert len(seen) == 6 and all(row["train/slowest_rank"] == 1 for row in seen[1:])
+    assert all(row["train/rank_spread"] > 1.3 for row in seen[1:])
+    (warning,) = [line for line in run.log().splitlines() if "keeps them waiting" in line]
+    assert warning.startswith(f"rank 1 on {os.uname().nodename} takes ")
+    (told,) = [line for line in run.lines("ledger.jsonl") if line["event"] == "straggler"]
+    assert (told["rank"], told["host"], told["times"] >= 1.3) == (1, os.uname().nodename, True)

@@ -1,0 +1,124 @@
+"""Blocks of a model: which they are, computed again in backward, compiled. The result stays the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from conf.schema import Component, Objective
+from tests.trainer.ranks import ROOT, Member
+from trainer.failure import UserError
+from trainer.models import cnn, gpt
+from trainer.parallel import units
+from trainer.sources import Shape
+
+Make = Callable[..., Member]
+TEXT = Shape("next_token", (16,), "int64", 256)
+
+
+def test_compilation_in_the_middle_of_a_run_is_told_of_when_it_begins_and_ends(tmp_path: Path) -> None:
+    """So that the watchdog gives it the time of what is no step."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+from launchers.host.beats import STEPPING, beat_of
+from trainer.insight.heartbeat import Beat
+from trainer.parallel import units
+beat, path, seen = Beat(Path(sys.argv[1])), Path(sys.argv[1]), []
+def backend(graph, inputs):
+    seen.append(beat_of(path).section)
+    return graph.forward
+units.when_compiling(beat.compiles, beat.compiled)
+block = torch.compile(lambda x: x * 2, backend=backend)
+beat.begin("train")
+for kind in (torch.float32, torch.float64):
+    block(torch.ones(1, 2, dtype=kind))
+    assert beat_of(path).section == "train"
+assert seen == ["compiling"] * 2 and "compiling" not in STEPPING, seen
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "beat-0")], cwd=ROOT, timeout=120)
+
+    assert done.returncode == 0
+
+
+def text_model() -> nn.Module:
+    torch.manual_seed(1)
+    return gpt.build(gpt.Options(n_layer=3, n_head=2, width=16), TEXT)
+
+
+def gradients(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    model(inputs).square().mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_blocks_are_those_of_a_transformer_and_a_chain_of_layers_has_none() -> None:
+    model = text_model()
+
+    assert units.blocks(model) == list(model.blocks)[::-1]  # type: ignore[arg-type]
+    assert units.blocks(cnn.build(cnn.Options(), Shape("classification", (1, 8, 8), "float32", 10))) == []
+
+
+def test_recompute_keeps_less_and_gives_the_same_gradients() -> None:
+    inputs = torch.randint(256, (4, 16))
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    found = []
+    for recomputed in (False, True):
+        model = text_model()
+        if recomputed:
+            units.recompute(model)
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model(inputs).square().mean()
+        found.append((sum(kept), gradients(model, inputs), loss.item()))
+
+    (all_of_it, theirs, before), (less, ours, after) = found
+    assert less < all_of_it / 2
+    assert before == after
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_recompute_without_blocks_is_refused() -> None:
+    with pytest.raises(UserError, match="has no blocks"):
+        units.recompute(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+
+
+def test_a_compiled_and_recomputed_model_trains_as_the_plain_one_and_goes_on(member: Make) -> None:
+    """Also in pieces on two ranks; the names in its checkpoint are the plain ones."""
+    changes: dict[str, Any] = {
+        "data": Component(kind="bytes", options={"context_length": 16, "max_mb": 0.1}),
+        "model": Component(kind="gpt", options={"n_layer": 2, "n_head": 2, "width": 16}),
+        "objective": Objective(metric="val/loss", goal="minimize"),
+    }
+    train = {"max_steps": 4, "batch_size": 8, "eval_every_steps": 2, "deterministic": True}
+    plain = member("plain", **changes, train=train)
+    fast = member(
+        "fast",
+        ranks=2,
+        **changes,
+        engine=Component(kind="fsdp", options={"unit_parameters": 1}),
+        train={**train, "compile": True, "recompute": True},
+    )
+
+    assert plain.run() == [0], plain.log()
+    fast.start()
+    assert fast.wait(timeout_s=200) == [0, 0], fast.log()
+
+    theirs, ours = (load_file(run.path / "model" / "model.safetensors") for run in (plain, fast))
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-4)

@@ -1,0 +1,180 @@
+"""How does a run survive? Checkpoints that are either whole or not there, and the way back to the newest.
+
+    checkpoints/step-120/             manifest.json names every file with size and digest
+    checkpoints/step-140.tmp.2/       attempt 2 was writing this when it ended
+    checkpoints/step-160.damaged/     did not match its manifest; put aside when it was found
+
+What stands in the files is the caller's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.durable import sha256, sync, write_json
+from trainer.parallel.group import Group
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a member. Every rank calls every method; rank 0 alone renames and deletes."""
+
+    folder: Path
+    attempt: str
+    keep: int
+    group: Group
+
+    def save(self, step: int, write: Callable[[Path], list[Path]], best: int | None = None) -> Path:
+        """Commit what `write` puts into a folder on each rank (it returns the files this rank wrote). The checkpoint
+        of step `best` outlives newer ones.
+
+        After it returns the checkpoint is on disk under its final name, whatever happens next.
+        Raises OSError on all ranks if one of them could not write; nothing is committed then, and older
+        checkpoints are untouched.
+        """
+        aside = self.folder / f"step-{step}.tmp.{self.attempt}"
+        final = self.folder / f"step-{step}"
+        try:
+            self._on_first(lambda: _emptied(aside))
+            parts = self.group.together(lambda: _written(aside, write(aside)))
+            self._on_first(lambda: self._commit(aside, final, {k: v for part in parts for k, v in part.items()}))
+            self._on_first(lambda: self._retain(final, best))
+        except OSError:
+            if self.group.rank == 0:  # a disk that is full needs the room
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
+        return final
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that matches its manifest, the same on all ranks; None if there is none.
+
+        Newer ones that do not match are put aside, and what earlier attempts left unfinished is deleted.
+        """
+        found: list[Path] = []
+        self._on_first(lambda: found.extend(self._sound()))
+        step = self.group.first(step_of(found[0]) if found else -1)
+        return None if step < 0 else self.folder / f"step-{step}"
+
+    def _on_first(self, action: Callable[[], None]) -> None:
+        self.group.together(lambda: action() if self.group.rank == 0 else None)
+
+    def _commit(self, aside: Path, final: Path, files: dict[str, Any]) -> None:
+        step = step_of(final)
+        body = {"format": FORMAT, "step": step, "world": self.group.world, "files": files}
+        write_json(aside / MANIFEST, {**body, "sha256": _own_digest(body)})
+        sync(aside)
+        if final.exists():
+            # Only a checkpoint that `newest` passed over can be here: this step was computed again.
+            _put_aside(final)
+        aside.rename(final)
+        sync(self.folder)
+
+    def _retain(self, newest: Path, best: int | None) -> None:
+        """Delete all but the newest `keep`, which always include the one just committed, and the best."""
+        kept = [newest, *(path for path in committed(self.folder) if path != newest)][: self.keep]
+        kept.append(self.folder / f"step-{best}")
+        for path in committed(self.folder):
+            if path not in kept:
+                _delete(path)
+        for leftover in ("step-*.damaged", "step-*.tmp.*"):  # those of saves that failed, where even deleting did
+            for path in self.folder.glob(leftover):
+                _delete(path)
+
+    def _sound(self) -> list[Path]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("step-*.tmp.*"):
+            _delete(path)
+        for path in committed(self.folder):
+            reason = damage(path)
+            if reason is None:
+                return [path]
+            log.warning("checkpoint %s skipped: %s", path.name, reason)
+            _put_aside(path)
+        return []
+
+
+def committed(folder: Path) -> list[Path]:
+    """Checkpoints under their final names, newest first. They may be damaged."""
+    found = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a committed checkpoint."""
+    return int(path.name.removeprefix("step-"))
+
+
+def damage(path: Path) -> str | None:
+    """Why a checkpoint cannot be trusted, or None if every file is as its manifest says."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            return f"its format is {manifest['format']}, and this program reads {FORMAT}"
+        if manifest.pop("sha256") != _own_digest(manifest):
+            return f"{MANIFEST} has another digest than when it was written"
+        for name, expected in manifest["files"].items():
+            size = (path / name).stat().st_size
+            if size != expected["size"]:
+                return f"{name} has {size} bytes instead of {expected['size']}"
+            if sha256(path / name) != expected["sha256"]:
+                return f"{name} has another digest than when it was written"
+        if strange := _strange(path, manifest["files"]):
+            return f"{strange} is not in its {MANIFEST}"
+    except FileNotFoundError as e:
+        return f"{Path(e.filename).name} is missing"
+    except OSError as e:
+        return f"a file cannot be read ({e})"
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        return f"{MANIFEST} cannot be read ({type(e).__name__})"
+    return None
+
+
+def _strange(path: Path, known: Mapping[str, Any]) -> str | None:
+    """A file of tensors that somebody put there: it would be read with the others."""
+    names = (found.relative_to(path).as_posix() for found in path.rglob("*.safetensors"))
+    return next((name for name in names if name not in known), None)
+
+
+def world_of(path: Path) -> int:
+    """How many ranks wrote a checkpoint."""
+    return int(json.loads((path / MANIFEST).read_text())["world"])
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _written(folder: Path, files: list[Path]) -> dict[str, Any]:
+    """Sizes and digests of this rank's files, once they are on disk."""
+    for path in files:
+        sync(path)
+    return {str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
+
+
+def _own_digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _put_aside(path: Path) -> None:
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def _delete(path: Path) -> None:
+    """Out of the name first, so that a kill in between leaves no half checkpoint under a good name."""
+    aside = path if ".tmp." in path.name else path.rename(path.with_name(f"{path.name}.tmp.deleted"))
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""How do a user's own data sets (`data._target_`) become Data? Two ordinary torch data sets, seen our way.
+
+A data set is anything with a length whose items are pairs (input, class). It may say `classes`, a number or
+a list of names, as torchvision's do; our own models need it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from trainer import tensors
+from trainer.data.order import seed_of
+from trainer.sources import Card, Data, Samples, Shape, TensorSamples
+
+TRIED = 8
+"""Samples that are read to see whether reading draws random numbers."""
+PROBES = 256
+"""Samples that stand for a data set's content in its digest, where reading all could take hours."""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A data set that is read one sample at a time."""
+
+    dataset: Any
+    draws: bool = True
+    """Whether reading a sample draws random numbers, as far as some samples tell."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        return _stacked(self.dataset[int(i)] for i in indices)
+
+    def drawn(self, indices: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
+        """As `batch`; the random numbers that reading a sample draws are its own (see sources.Drawn). Where no sample
+        was seen to draw any, a whole batch has one seed: setting it for each would take longer than the reading."""
+        with tensors.seeded(seed_of(seed, int(indices[0]))):
+            return _stacked(self._drawn(int(i), seed) for i in indices) if self.draws else self.batch(indices)
+
+    def _drawn(self, index: int, seed: int) -> Any:
+        tensors.reseed(seed_of(seed, index))
+        return self.dataset[index]
+
+    def digest(self) -> str:
+        """SHA-256 of the length and of samples taken at equal distances."""
+        places = np.unique(np.linspace(0, len(self) - 1, min(PROBES, len(self))).astype(np.int64))
+        content = TensorSamples(*self.drawn(places, 0)).digest()
+        return hashlib.sha256(f"{len(self)} {content}".encode()).hexdigest()
+
+
+def _stacked(pairs: Iterable[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+    inputs, targets = ([torch.as_tensor(one) for one in side] for side in zip(*pairs, strict=True))
+    return torch.stack(inputs), torch.stack(targets).long()
+
+
+def data_of(name: str, train: Any, validation: Any) -> Data:
+    """A training and a validation set as the loop reads them."""
+    parts = [_samples(dataset) for dataset in (train, validation)]
+    inputs, targets = parts[0].batch(np.zeros(1, dtype=np.int64))
+    kind = str(inputs.dtype).removeprefix("torch.")
+    features = "x".join(str(n) for n in inputs.shape[1:]) + f" {kind}"
+    cards = [Card(name, part.digest(), len(part), features, name) for part in parts]
+    task = "classification" if targets.ndim == 1 else "next_token"
+    shape = Shape(task, tuple(inputs.shape[1:]), kind, _classes(train, parts[0]))
+    return Data(shape, parts[0], parts[1], cards[0], cards[1])
+
+
+def _samples(dataset: Any) -> Mapped | TensorSamples:
+    if isinstance(dataset, TensorDataset):
+        inputs, targets = dataset.tensors
+        return TensorSamples(inputs, targets.long())
+    places = np.linspace(0, len(dataset) - 1, min(TRIED, len(dataset))).astype(np.int64).tolist()
+    return Mapped(dataset, tensors.drawn(lambda: [dataset[i] for i in places]))
+
+
+def _classes(dataset: Any, samples: Samples) -> int:
+    """How many classes there are; 0 if nobody says."""
+    said = getattr(dataset, "classes", None)
+    if said is not None:
+        return said if isinstance(said, int) else len(said)
+    return int(samples.targets.max()) + 1 if isinstance(samples, TensorSamples) else 0

@@ -1,0 +1,219 @@
+"""How do samples get from a data set to the device? In this process, or ahead of time in workers, as is measured.
+
+Which samples is order.py's, so that the number of workers changes nothing but the time. A batch that is filled up
+carries a weight of 0 for each filler. Of samples that lie in memory, or in a file mapped into it, many batches are read
+at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer import signals
+from trainer.data.order import PADDING, seed_of
+from trainer.data.windows import Windows
+from trainer.failure import UserError
+from trainer.sources import Samples, TensorSamples
+
+Place = tuple[int, np.ndarray]
+"""An epoch, and indices of samples."""
+Parts = tuple[Tensor, Tensor, Tensor | None]
+"""Inputs, targets, weights (None where all are 1)."""
+MEASURED = 8
+"""Batches by which it is judged whether workers are worth their processes."""
+TOLERATED = 0.05
+"""Share of the time that reading may take without them."""
+LONGEST_TEMPORARY = 70
+"""Workers hand batches over by a socket in the temporary folder, whose path may have 107 bytes (unix(7)): beyond, a
+worker dies of it and the loop waits for ever."""
+RECEIVED_S = 1e-3
+"""What it takes to receive a batch from a worker."""
+AT_ONCE_BYTES = 2**20
+"""So much is read at once of samples in memory: it stays in a core's cache."""
+AT_ONCE_S = 0.02
+"""What takes longer than this is read in smaller parcels from then on."""
+ALIGNED_BYTES = 64
+"""Where torch lets tensors begin. Sums of floats may depend on it, so every batch begins so, whoever reads it."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one forward pass."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    """1 for a sample and 0 for a filler; None where there are no fillers."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Reads samples and brings them to a device."""
+
+    samples: Samples
+    device: torch.device
+    workers: int | None = 0
+    """None is as many as it takes, out of `spare_cores`."""
+    spare_cores: int = 0
+    """Cores of this rank that it does not compute with itself."""
+    before_fork: Callable[[], None] = lambda: None
+    """Called before workers are started: a process must not be copied while a thread of it imports or writes."""
+    seed: int = 0
+    """Where reading draws random numbers (sources.Drawn), they depend on this, the epoch and the sample alone."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: Place) -> Parts:
+        """One batch. A filler is the data set's first sample: any would do."""
+        epoch, indices = place
+        fillers = indices == PADDING
+        places, drawn = np.where(fillers, 0, indices), getattr(self.samples, "drawn", None)
+        inputs, targets = drawn(places, seed_of(self.seed, epoch)) if drawn else self.samples.batch(places)
+        return inputs, targets, _weights(fillers) if fillers.any() else None
+
+    def batches(self, order: Iterable[Place]) -> Iterator[Batch]:
+        """One batch on the device for each place."""
+        order, workers = iter(order), self.workers
+        if workers is None:
+            workers = 0 if isinstance(self.samples, TensorSamples) else (yield from self._measured(order))
+        if workers:
+            yield from map(self._brought, self._loader(order, workers))
+        elif isinstance(self.samples, TensorSamples | Windows):
+            yield from self._together(self.samples, order)
+        else:
+            yield from map(self._brought, map(self.__getitem__, order))
+
+    def _together(self, samples: TensorSamples | Windows, order: Iterator[Place]) -> Iterator[Batch]:
+        """Many batches read as one, and cut: a small batch costs hardly anything then. Where reading is slow they are
+        fewer, so that nobody waits long for data that is not needed yet."""
+        count = 1
+        for place in order:
+            begun = time.perf_counter()
+            most = max(1, AT_ONCE_BYTES // max(1, _bytes(samples, len(place[1]))))
+            indices = np.stack([own for _, own in (place, *itertools.islice(order, min(count, most) - 1))])
+            fillers = indices == PADDING
+            inputs, targets = self._pieces(samples, np.where(fillers, 0, indices))
+            count = 2 * min(count, most) if time.perf_counter() - begun < AT_ONCE_S else max(1, count // 4)
+            short = fillers.any(1).tolist()
+            for number, (x, y) in enumerate(zip(inputs, targets, strict=True)):
+                weights = self._there(_weights(fillers[number])) if short[number] else None
+                yield Batch(x, y, weights)
+
+    def _pieces(self, samples: TensorSamples | Windows, indices: np.ndarray) -> list[Iterable[Tensor]]:
+        """Inputs and targets for each row of indices, on the device. Tokens are whole numbers: no sum of theirs depends
+        on where they begin."""
+        if isinstance(samples, TensorSamples):
+            return [self._aligned(part, indices) for part in (samples.inputs, samples.targets)]
+        return [self._there(part).split(indices.shape[1]) for part in samples.batch(indices.ravel())]
+
+    def _aligned(self, part: Tensor, indices: np.ndarray) -> Iterable[Tensor]:
+        """Rows of a tensor for each row of indices, each beginning where a tensor may."""
+        count, rows = indices.shape
+        wide = _wide(part, rows) if count > 1 else rows
+        chosen = np.zeros((count, wide), np.int64)
+        chosen[:, :rows] = indices
+        pieces = self._there(part[torch.from_numpy(chosen.ravel())]).split(wide)
+        return pieces if wide == rows else [piece[:rows] for piece in pieces]
+
+    def _brought(self, parts: Parts) -> Batch:
+        inputs, targets, weights = parts
+        return Batch(self._there(inputs), self._there(targets), None if weights is None else self._there(weights))
+
+    def _there(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
+
+    def _measured(self, order: Iterator[Place]) -> Generator[Batch, None, int]:
+        """Read the first batches here; returns how many workers would have kept the loop from waiting for them."""
+        reading_s, loop_s = [], []
+        for place in itertools.islice(order, MEASURED):
+            begun = time.perf_counter()
+            parts = self[place]
+            read = time.perf_counter()
+            yield self._brought(parts)
+            reading_s.append(read - begun)
+            loop_s.append(time.perf_counter() - read)
+        if len(reading_s) < MEASURED:
+            return 0
+        workers = workers_for(statistics.median(reading_s), statistics.median(loop_s), self.spare_cores)
+        if workers:
+            log.info("data: %d workers read ahead (train.workers)", workers)
+        return workers
+
+    def _loader(self, order: Iterator[Place], workers: int) -> Iterator[Parts]:
+        from torch.utils.data import DataLoader
+
+        self.before_fork()
+        if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
+            tempfile.tempdir = "/tmp"
+        ahead: Iterable[Parts | str] = DataLoader(
+            Ahead(self),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=order,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=signals.ignore,
+            # Its own random numbers, so that the number of workers does not change the model's.
+            generator=torch.Generator(),
+        )
+        for parts in ahead:
+            if isinstance(parts, str):
+                raise UserError(parts, "", "")
+            yield parts
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A feed as a worker reads it. A user's mistake comes back as its text: torch would make a traceback of it."""
+
+    feed: Feed
+
+    def __getitem__(self, place: Place) -> Parts | str:
+        try:
+            return self.feed[place]
+        except UserError as mistake:
+            return str(mistake)
+
+
+def workers_for(reading_s: float, loop_s: float, cores: int) -> int:
+    """Workers that read a batch as fast as the loop takes one, in seconds each; 0 where reading hardly counts."""
+    if reading_s - RECEIVED_S < TOLERATED * (reading_s + loop_s):
+        return 0
+    return min(cores, math.ceil(reading_s / max(loop_s, 1e-6)) + 1)
+
+
+def _weights(fillers: np.ndarray) -> Tensor:
+    return torch.from_numpy((~fillers).astype(np.float32))
+
+
+def _bytes(samples: TensorSamples | Windows, rows: int) -> int:
+    """What so many samples take in memory: the larger of inputs and targets."""
+    if isinstance(samples, TensorSamples):
+        return max(_wide(part, rows) * part[:1].nbytes for part in (samples.inputs, samples.targets))
+    return rows * samples.sample_bytes
+
+
+def _wide(part: Tensor, rows: int) -> int:
+    """So many rows or a few more, that those which follow them begin where a tensor may."""
+    unit = ALIGNED_BYTES // math.gcd(ALIGNED_BYTES, part[:1].nbytes)
+    return -(-rows // unit) * unit
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,2 @@
+"""What a run says of itself while it trains: metrics, heartbeat, profile, what bounds it and who keeps others
+waiting."""

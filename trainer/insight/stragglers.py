@@ -1,0 +1,99 @@
+"""Which rank keeps the others waiting? Each measures what it does alone, and a report brings the numbers together.
+
+Alone it waits for data and computes forward; in the backward pass it may wait for the others already, and at its end
+it does. Of engines that exchange weights in the forward pass (fsdp, ZeRO-3) all ranks look alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+FORWARDS = 3.0
+"""Forward passes that a step costs: backward takes twice as long."""
+SLOW = 1.3
+"""Times the median of the ranks that one may take."""
+COSTS = 0.1
+"""Share of the time that it must cost all of them."""
+WINDOWS = 3
+"""Reports in a row before anybody is told."""
+
+
+class Alone:
+    """One rank's own time since the last report. On cards that of one forward pass, and not waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_card = device.type == "cuda"
+        self._begun_s = self._forward_s = 0.0
+        self._passes = 0
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        if self._on_card:
+            self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+
+    def begin(self) -> None:
+        """A forward pass begins."""
+        if self._events is None:
+            self._begun_s = time.perf_counter()
+        elif not self._passes:
+            self._events[0].record()
+
+    def end(self) -> None:
+        """It is over."""
+        if self._events is None:
+            self._forward_s += time.perf_counter() - self._begun_s
+        elif not self._passes:
+            self._events[1].record()
+        self._passes += 1
+
+    def taken_s(self, waited_s: float) -> float:
+        """For all since the last report, that for data included; begins anew. The device has done all by now."""
+        if self._events is not None and self._passes:
+            self._forward_s = self._passes * self._events[0].elapsed_time(self._events[1]) / 1000
+        taken, self._forward_s, self._passes = waited_s + FORWARDS * self._forward_s, 0.0, 0
+        return taken
+
+
+def slot(value: float, rank: int, world: int) -> Tensor:
+    """A rank's number in its place, so that the sum over ranks is all their numbers. None for one rank alone."""
+    numbers = torch.zeros(world if world > 1 else 0, dtype=torch.float64)
+    if world > 1:
+        numbers[rank] = value
+    return numbers
+
+
+def spread(taken: Sequence[float]) -> dict[str, float]:
+    """Metrics of the ranks' own times: the slowest rank, and how many times the median it takes."""
+    if len(taken) < 2:
+        return {}
+    usual = max(statistics.median_low(taken), 1e-9)
+    return {
+        "train/slowest_rank": float(max(range(len(taken)), key=taken.__getitem__)),
+        "train/rank_spread": round(max(taken) / usual, 3),
+    }
+
+
+@dataclass
+class Watch:
+    """Rank 0's: who has been slow for how long, and who was told of."""
+
+    _rank: int | None = None
+    _windows: int = 0
+    _told: set[int] = field(default_factory=set)
+
+    def slow(self, taken: Sequence[float], seconds: float) -> int | None:
+        """The rank to warn of, once, after a window of so many seconds in which ranks took so much for themselves."""
+        found = spread(taken)
+        rank = int(found["train/slowest_rank"]) if found and found["train/rank_spread"] >= SLOW else None
+        if rank is not None and max(taken) - statistics.median_low(taken) < COSTS * seconds:
+            rank = None
+        self._windows = self._windows + 1 if rank is not None and rank == self._rank else 1
+        self._rank = rank
+        if rank is None or self._windows < WINDOWS or rank in self._told:
+            return None
+        self._told.add(rank)
+        return rank

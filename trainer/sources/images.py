@@ -1,0 +1,107 @@
+"""Folders of images, one folder for each class; Pillow reads them when a batch wants them.
+
+A file that is broken is found when it is read, and named: to look at all of them first would take too long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.bounds import Text, group
+from trainer.data import files, pixels, splits
+from trainer.data.files import File
+from trainer.data.pixels import Look, Pictures
+from trainer.data.splits import By, Labels, Rows, Split
+from trainer.data.staged import staged
+from trainer.failure import UserError
+from trainer.packages import needed
+from trainer.sources import Card, Data, Preview, Shape, data_of_parts, probed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WAYS: tuple[By, ...] = ("stratified", "random", "end", "column")
+COLUMNS = ("folder",)
+"""What a split by column can go by: the first folder below `path`, as in path/train/cat/1.png."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@group
+class Options(Look):
+    """Which files; what becomes of the pixels is a Look's."""
+
+    path: Text
+    """Folder of the classes' folders."""
+    glob: Text = "*/*"
+    """Which files below it; of these, those that end in .png, .jpg, .jpeg or .webp. A file's class is the name of the
+    folder it lies in: `*/*/*` is for path/train/cat/1.png."""
+    split: Split = Split()
+
+
+def preview(options: Options) -> Preview:
+    """Images, of whatever size they are."""
+    wrong = (*splits.mistakes(options.split, WAYS, COLUMNS), *pixels.mistakes(options))
+    return Preview("images", splits.keeps(options.split, "stratified"), wrong)
+
+
+def load(options: Options) -> Data:
+    """The images in their parts, none of them read but for the digest.
+
+    Raises UserError when there are none, or when a file lies in no class's folder.
+    """
+    needed("PIL.Image", "Pillow", "data.kind: images")
+    found = files.found(options.path, options.glob, SUFFIXES)
+    for file in found:
+        if "/" not in file.name:
+            do = f"give the folder that has one folder for each class, and a glob such as {Options.glob}"
+            raise UserError(f"{file.shown} lies in no class's folder", f"data.path: {files.shown(options.path)}", do)
+    labels = _labels([file.name.split("/")[-2] for file in found])
+    rows = Rows(len(found), labels.codes, _labels([file.name.partition("/")[0] for file in found]))
+    chosen = splits.parts(options.split, rows, "stratified")
+    _, seen = staged(("images", files.identity(found)), partial(_looked_through, found))
+    names = tuple(file.name for file in found)
+    read = partial(_contents, Path(options.path), names)
+    parts = [Pictures(read, labels.codes, part, options) for part in chosen]
+
+    def card(part: Pictures) -> Card:
+        return Card(
+            name=Path(options.path).name,
+            digest=splits.digest_of(f"{seen['sha256']} {options.how}", part.part),
+            rows=len(part),
+            features=f"{options.channels}x{options.size}x{options.size} float32",
+            source=f"{options.path}/{options.glob}",
+            classes=labels.names,
+            offset=options.mean,
+            scale=options.std,
+        )
+
+    shape = Shape("classification", options.shape, "float32", len(labels.names))
+    return pixels.augmented(data_of_parts(shape, parts, card))
+
+
+def _labels(texts: Sequence[str]) -> Labels:
+    import numpy as np
+
+    names = sorted(set(texts))
+    places = {name: number for number, name in enumerate(names)}
+    return Labels(np.array([places[text] for text in texts], dtype=np.int32), tuple(names))
+
+
+def _contents(root: Path, names: Sequence[str], rows: np.ndarray) -> Iterator[tuple[bytes, Callable[[], str]]]:
+    for row in rows:
+        with files.opened(root / names[row]) as f:
+            yield f.read(), partial(files.shown, root / names[row])
+
+
+def _looked_through(found: Sequence[File], folder: Path) -> Mapping[str, str]:
+    """Digest of the images and their classes. Writes nothing."""
+    read = probed(len(found), sum(file.size for file in found))
+    seen = hashlib.sha256()
+    for number, file in enumerate(found):
+        content = files.sha256(file.path) if number in read else ""
+        seen.update(repr((file.name.split("/")[-2], file.size, content)).encode(errors="surrogateescape"))
+    return {"sha256": seen.hexdigest()}
