@@ -5,13 +5,11 @@ Start-up counts: what is imported here before the work begins is the standard li
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from functools import partial
@@ -20,7 +18,7 @@ from typing import NoReturn
 
 from conf.document import from_document
 from conf.schema import Spec
-from trainer import failure, heap, signals
+from trainer import failure, heap, leave, signals
 from trainer.checkpoints import deadline, limits
 from trainer.durable import write_json
 from trainer.insight.heartbeat import Beat
@@ -141,30 +139,6 @@ def give_up(error: Exception) -> None:
         failure.write(Path(attempt), int(rank), error)
 
 
-def end(code: int) -> NoReturn:
-    """End this process with this code, and not through the interpreter's shutdown.
-
-    There, a thread of a process group that is still referenced aborts the process now and then (seen with
-    gloo in torch 2.13: a rank that had succeeded ended by SIGABRT), a failed rank waits for peers that are
-    gone, and freeing what the kernel frees anyway takes seconds. All files are closed by now.
-    """
-    _kill_workers()
-    if code != EXIT_FAILED:
-        atexit._run_exitfuncs()  # what a user's libraries have registered
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a full disk
-            stream.flush()
-    os._exit(code)
-
-
-def _kill_workers() -> None:
-    """Data loader processes are deaf to what would end them, and one that hangs would be waited for."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error when one is killed
-    for child in sys.modules["multiprocessing"].active_children() if "multiprocessing" in sys.modules else ():
-        if child.daemon:
-            child.kill()
-
-
 if __name__ == "__main__":
-    end(main())
+    code = main()
+    leave.now(code, run_exit_functions=code != EXIT_FAILED)

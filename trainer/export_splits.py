@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from conf.document import from_document, to_document
 from conf.schema import Component, Spec
-from trainer import components, durable, failure
+from trainer import components, durable, failure, leave
 from trainer.data import listed, written
 from trainer.data.listed import Listed
 from trainer.data.written import Format
@@ -209,4 +209,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave.now(main(sys.argv[1:]), run_exit_functions=True)
