@@ -9,12 +9,15 @@ What stands in the files is the caller's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+AGAIN_S = (1, 5, 15, 30)
+"""Pauses between tries to read what is there: storage that many nodes share has bad minutes."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,27 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest checkpoint that matches its manifest, the same on all ranks; None if there is none.
 
-        Newer ones that do not match are put aside, and what earlier attempts left unfinished is deleted.
+        Each rank reads its share of the files. Newer checkpoints that do not match are put aside, and what earlier
+        attempts left unfinished is deleted. Raises OSError on all ranks when there is one that may be whole and could
+        not be read, and none that is: a run does not begin anew because its storage has a bad minute.
         """
-        found: list[Path] = []
-        self._on_first(lambda: found.extend(self._sound()))
-        step = self.group.first(step_of(found[0]) if found else -1)
-        return None if step < 0 else self.folder / f"step-{step}"
+        steps = self.group.together(lambda: self._found() if self.group.rank == 0 else [])[0]
+        unread = []
+        for path in (self.folder / f"step-{step}" for step in steps):
+            said = self.group.gather(_looked_at(path, self.group.rank, self.group.world))
+            damaged = next((reason for reason, _ in said if reason), None)
+            unreadable = next((error for _, error in said if error), None)
+            if not damaged and not unreadable:
+                return path
+            if self.group.rank == 0:
+                log.warning("checkpoint %s skipped: %s", path.name, damaged or f"it cannot be read ({unreadable})")
+            if damaged:
+                self._on_first(partial(_put_aside_if_allowed, path))
+            else:
+                unread.append(f"{path.name} cannot be read ({unreadable})")
+        if unread:
+            raise OSError("; ".join(unread))
+        return None
 
     def _on_first(self, action: Callable[[], None]) -> None:
         self.group.together(lambda: action() if self.group.rank == 0 else None)
@@ -74,7 +94,8 @@ class Checkpoints:
         step = step_of(final)
         body = {"format": FORMAT, "step": step, "world": self.group.world, "files": files}
         write_json(aside / MANIFEST, {**body, "sha256": _own_digest(body)})
-        sync(aside)
+        for folder in {(aside / name).parent for name in files} | {aside}:  # the names of files are in their folders
+            sync(folder)
         if final.exists():
             # Only a checkpoint that `newest` passed over can be here: this step was computed again.
             _put_aside(final)
@@ -92,17 +113,12 @@ class Checkpoints:
             for path in self.folder.glob(leftover):
                 _delete(path)
 
-    def _sound(self) -> list[Path]:
+    def _found(self) -> list[int]:
+        """Steps of the checkpoints that are there, newest first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("step-*.tmp.*"):
             _delete(path)
-        for path in committed(self.folder):
-            reason = damage(path)
-            if reason is None:
-                return [path]
-            log.warning("checkpoint %s skipped: %s", path.name, reason)
-            _put_aside(path)
-        return []
+        return [step_of(path) for path in committed(self.folder)]
 
 
 def committed(folder: Path) -> list[Path]:
@@ -116,29 +132,52 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def damage(path: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, or None if every file is as its manifest says."""
+def damage(path: Path, share: int = 0, shares: int = 1) -> str | None:
+    """Why a checkpoint cannot be trusted, or None if every file is as its manifest says. Of several `shares` each reads
+    as many files; what is not there, the first alone says: another host may not see yet what is.
+
+    Raises OSError where nobody can tell: a file is there and cannot be read.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
             return f"its format is {manifest['format']}, and this program reads {FORMAT}"
         if manifest.pop("sha256") != _own_digest(manifest):
             return f"{MANIFEST} has another digest than when it was written"
-        for name, expected in manifest["files"].items():
-            size = (path / name).stat().st_size
+        for number, (name, expected) in enumerate(sorted(manifest["files"].items())):
+            size = (path / name).stat().st_size if share == 0 else expected["size"]
             if size != expected["size"]:
                 return f"{name} has {size} bytes instead of {expected['size']}"
-            if sha256(path / name) != expected["sha256"]:
+            if number % shares == share and sha256(path / name) != expected["sha256"]:
                 return f"{name} has another digest than when it was written"
-        if strange := _strange(path, manifest["files"]):
+        if share == 0 and (strange := _strange(path, manifest["files"])):
             return f"{strange} is not in its {MANIFEST}"
-    except FileNotFoundError as e:
+    except (FileNotFoundError, NotADirectoryError) as e:
+        if share:
+            raise
         return f"{Path(e.filename).name} is missing"
-    except OSError as e:
-        return f"a file cannot be read ({e})"
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         return f"{MANIFEST} cannot be read ({type(e).__name__})"
     return None
+
+
+def why_not_whole(path: Path) -> str | None:
+    """As `damage`, with patience for storage that has a bad minute, and in words also where it stays so."""
+    damaged, unreadable = _looked_at(path, 0, 1)
+    return damaged or (f"it cannot be read ({unreadable})" if unreadable else None)
+
+
+def _looked_at(path: Path, rank: int, world: int) -> tuple[str | None, str | None]:
+    """Why a checkpoint is damaged, as far as this rank's share tells; or why that cannot be told."""
+    for pause_s in (*AGAIN_S, None):
+        try:
+            return damage(path, rank, world), None
+        except OSError as e:
+            if pause_s is None:
+                return None, str(e)
+            log.warning("checkpoint %s cannot be read (%s): another try in %d s", path.name, e, pause_s)
+            time.sleep(pause_s)
+    raise AssertionError("unreachable")
 
 
 def _strange(path: Path, known: Mapping[str, Any]) -> str | None:
@@ -166,6 +205,12 @@ def _written(folder: Path, files: list[Path]) -> dict[str, Any]:
 
 def _own_digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _put_aside_if_allowed(path: Path) -> None:
+    """A folder that nobody may write in keeps its name: it is passed over again."""
+    with contextlib.suppress(OSError):
+        _put_aside(path)
 
 
 def _put_aside(path: Path) -> None:
