@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from conf.schema import Component, Spec, precision
 from conf.train_schema import Train
 from trainer import components, export, loop, score, tensors
 from trainer.checkpoints import progress
-from trainer.checkpoints.checkpoint import Checkpoints, damage, world_of
+from trainer.checkpoints.checkpoint import Checkpoints, why_not_whole, world_of
 from trainer.checkpoints.history import history
 from trainer.checkpoints.keeping import Keeper
 from trainer.checkpoints.progress import Clock, Progress
@@ -25,7 +26,8 @@ from trainer.data.order import Order, seed_of
 from trainer.durable import write_json
 from trainer.engines import Engine, Place
 from trainer.failure import UserError
-from trainer.insight.pace import Scale, Window, flops_of
+from trainer.insight import pace
+from trainer.insight.pace import Scale, flops_of
 from trainer.insight.spool import Ledger, Spool
 from trainer.insight.stragglers import Alone
 from trainer.loop import Run
@@ -63,10 +65,11 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
 
     apart = ranks.apart() if wanted.checkpoint_in_background else ranks
     checkpoints = Checkpoints(folders.checkpoints, folders.attempt.name, wanted.keep_checkpoints, apart)
-    begins = wanted.start_from is not None and checkpoints.newest() is None
-    engine = _engine(spec, Place(rank, device, precision(spec)), data.shape, begins)
+    newest = checkpoints.newest() if wanted.start_from else None
+    engine = _engine(spec, Place(rank, device, precision(spec)), data.shape, begins=newest is None)
     ledger.mark("model_ready")
-    done = _restored(checkpoints, engine, spec.seed)
+    done = _restored(newest or checkpoints.newest(), engine, apart, spec.seed)
+    done.data = datasets.must_be_the_same(data, spec.data, done.data)
     ledger.mark("restore_done", step=done.step)
 
     clock, spare = Clock(done.train_s), cores(rank) - 1
@@ -94,7 +97,7 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
         progress=done,
         clock=clock,
         scale=_scale(spec, rank, data.shape),
-        window=Window(torch.zeros((), device=device), begun_s=clock.seconds()),
+        window=pace.begun(done.window, clock.seconds(), device, ranks),
         alone=Alone(device),
         profiler=_profiler(spec.train, rank, folders),
         samples=SampleLog(folders.attempt, order) if wanted.log_samples else None,
@@ -146,7 +149,7 @@ def _chosen(run: Run, folders: Folders) -> dict[str, float | str]:
     if run.spec.train.export == "last" or best is None or best["step"] == done.step:
         return done.plain_metrics()
     path = folders.checkpoints / f"step-{best['step']}"
-    why = damage(path) if run.group.rank == 0 else None
+    why = why_not_whole(path) if run.group.rank == 0 else None
     if run.group.any(why is not None):
         log.warning("the best weights are those of step %d, but %s: the last are exported", best["step"], why)
         return done.plain_metrics()
@@ -248,16 +251,15 @@ def _scale(spec: Spec, rank: Rank, shape: Shape) -> Scale:
     )
 
 
-def _restored(checkpoints: Checkpoints, engine: Engine, seed: int) -> Progress:
+def _restored(path: Path | None, engine: Engine, ranks: group.Group, seed: int) -> Progress:
     """Where to go on. Random numbers of a rank are its own: dropout must differ between ranks."""
-    path = checkpoints.newest()
-    rank, world = checkpoints.group.rank, checkpoints.group.world
+    rank, world = ranks.rank, ranks.world
     if path is None:
         tensors.seed(seed_of(seed, rank + 1))
         return Progress()
     from trainer.checkpoints import state
 
-    engine.restore(partial(state.read, path, group=checkpoints.group), state.rest(path))
+    engine.restore(partial(state.read, path, group=ranks), state.rest(path))
     done = progress.read(path)
     if world_of(path) == world:
         tensors.load_random(path, rank)

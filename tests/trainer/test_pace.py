@@ -42,7 +42,12 @@ def test_rates_of_plain_samples_have_no_tokens_and_no_utilisation() -> None:
 
 @pytest.mark.parametrize(
     ("workers", "cores", "remedy"),
-    [(None, 0, "machine.cpus_per_rank"), (None, 3, "cheaper"), (0, 3, "train.workers (now 0)"), (2, 0, "(now 2)")],
+    [
+        (None, 0, "machine.cpus_per_rank"),
+        (None, 3, "try train.workers=3, or make reading cheaper"),
+        (0, 3, "train.workers (now 0)"),
+        (2, 0, "(now 2)"),
+    ],
 )
 def test_advice_names_what_helps(workers: int | None, cores: int, remedy: str) -> None:
     assert "34%" in advice(0.34, workers, cores)

@@ -144,6 +144,54 @@ def test_notices_in_training_and_in_evaluation_cost_nothing_but_time(member: Mak
     assert broken.result()["steps"] == STEPS
 
 
+def reported(run: Member) -> list[tuple[int, dict[str, float]]]:
+    """What an attempt said of loss and accuracy, by step."""
+    found = [(line["step"], line["metrics"]) for line in run.lines("metrics.jsonl") if "metrics" in line]
+    names = ("train/loss", "val/loss", "val/accuracy")
+    kept = [(step, {name: said[name] for name in names if name in said}) for step, said in found]
+    return [one for one in kept if one[1]]
+
+
+def test_run_that_is_broken_off_reports_what_one_does_that_never_was(member: Make) -> None:
+    """Between two reports, and in an evaluation of a model that counts: each rank counts other samples."""
+    train = {"max_steps": 30, "log_every_steps": 10, "eval_every_steps": 20}
+    changes = {"model": own("own.Net", norm=True), "train": train}
+    whole, broken = member("whole", ranks=2, **changes), member("broken", ranks=2, **changes)
+    whole.start()
+
+    said, codes = [], []
+    for env in ({"OWN_TRAINING": "13:SIGTERM"}, {"OWN_EVALUATION": "2:SIGUSR2"}, {}):
+        broken.env = {**env, "OWN_RANK": "1"}
+        codes.append(broken.run())
+        said += reported(broken)
+
+    assert whole.wait() == [0, 0], whole.log()
+    assert codes == [[STOPPED] * 2, [STOPPED] * 2, [0, 0]], broken.log()
+    assert said == reported(whole) and [step for step, _ in said] == [10, 20, 20, 30, 30]
+    assert broken.result()["best"] == whole.result()["best"]
+
+
+@pytest.mark.parametrize("what", ["rows", "values"])
+def test_run_does_not_go_on_with_other_data_than_it_began_with(member: Make, tmp_path: Path, what: str) -> None:
+    table = tmp_path / "rows.csv"
+    rows = [f"{i % 7},{i % 2},{'ab'[i % 2]}" for i in range(60)]
+    table.write_text("\n".join(["x,y,kind", *rows]) + "\n")
+    data = Component(kind="table", options={"path": str(table), "target": "kind"})
+    run = member(data=data, model=own("own.Net", inputs=2), train={"max_steps": 20})
+    run.env = {"OWN_TRAINING": "7:SIGTERM"}
+    assert run.run() == [STOPPED], run.log()
+    before, run.env = table.read_text(), {}
+
+    table.write_text(before + "3,1,b\n" if what == "rows" else before.replace("5,1,b", "50,1,b", 1))
+
+    assert run.run() == [1]
+    assert "the data have changed since this run began: samples" in run.log() and "train.start_from" in run.log()
+    assert "Traceback" not in run.log()
+    table.write_text(before)
+    assert run.run() == [0], run.log()
+    assert "goes on from step 7" in run.log()
+
+
 def test_data_loader_processes_ignore_a_notice_that_all_of_them_get(member: Make) -> None:
     changes = {
         "optimizer": own("torch.optim.RMSprop", lr=0.01),

@@ -19,6 +19,7 @@ from trainer.checkpoints.history import History
 from trainer.checkpoints.saving import Saver
 from trainer.durable import write_json
 from trainer.failure import LEFT
+from trainer.insight import pace
 from trainer.parallel.group import Group, Told
 from trainer.signals import Left, Stopped
 
@@ -162,6 +163,7 @@ def save(run: Run) -> None:
         return
     run.ledger.mark("checkpoint_begin", step=step)
     done.train_s, saver.best = run.clock.seconds(), _best_step(run)
+    done.window = pace.kept(run.window, run.group)
     beside = {"epoch": step // order.steps_per_epoch, "samples_seen": order.samples_before(step)}
     with run.clock.stopped():
         run.keeper.begun()
@@ -191,7 +193,7 @@ def leave(run: Run) -> None:
     how = PARTINGS[run.group.first(PARTINGS.index(parting(means)))]
     if how == "save":
         save(run)
-    run.ledger.beat.begin("checkpoint")
+    run.ledger.mark("checkpoint_wait", step=step)
     if how != "leave" or saver.expected_s() is None:  # what is on disk already is told by `wait`, too
         saver.wait()
     kept = saver.kept or 0
@@ -221,7 +223,7 @@ def end(run: Run) -> None:
     Raises OSError on all ranks when that was in vain, and Stopped when told to leave meanwhile.
     """
     for pause_s in (*PATIENCE_S, None):
-        run.ledger.beat.begin("checkpoint")
+        run.ledger.mark("checkpoint_wait", step=run.progress.step)
         if run.keeper.saver.wait():
             return
         if pause_s is None:

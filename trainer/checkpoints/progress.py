@@ -38,6 +38,10 @@ class Progress:
     """What saving has cost."""
     stale: Stale = field(default_factory=Stale)
     """Since when the objective has not become better, where the run ends for that."""
+    data: str = ""
+    """Of which data it is: the order of samples is a function of how many there are (datasets.must_be_the_same)."""
+    window: dict[str, Any] | None = None
+    """What was trained since the last report (pace.kept); None where nothing was."""
 
     def note(self, metrics: Mapping[str, float], objective: Objective) -> None:
         """Take up new values; remember the objective's best. NaN is never the best."""

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from conf.schema import Component
 from trainer import tensors
+from trainer.components import TARGET
 from trainer.data.order import seed_of
+from trainer.failure import UserError
 from trainer.sources import Card, Data, Samples, Shape, TensorSamples
 
 TRIED = 8
@@ -72,6 +75,22 @@ def data_of(name: str, train: Any, validation: Any) -> Data:
     task = "classification" if targets.ndim == 1 else "next_token"
     shape = Shape(task, tuple(inputs.shape[1:]), kind, _classes(train, parts[0]))
     return Data(shape, parts[0], parts[1], cards[0], cards[1])
+
+
+def must_be_the_same(data: Data, component: Component, before: str) -> str:
+    """What tells these data from others; a run goes on with the data that it began with, or not at all.
+
+    Of a user's own (`_target_`) the sizes alone count, as reading them may draw random numbers of any library. Raises
+    UserError where `before`, what this said when the run began, is of other data; "" is of any.
+    """
+    parts = [(part, card) for part, card in data.cards if part != "test"]
+    own = TARGET in component.options
+    now = ", ".join(f"{card.rows} for {part}" + ("" if own else f" ({card.digest[:16]})") for part, card in parts)
+    if before not in ("", now):
+        what = f"the data have changed since this run began: samples {now}, and it began with {before}"
+        do = "bring the earlier data back, or launch anew; train.start_from=RUN begins with its weights"
+        raise UserError(what, "data", do)
+    return now
 
 
 def _samples(dataset: Any) -> Mapped | TensorSamples:

@@ -34,6 +34,8 @@ Parts = tuple[Tensor, Tensor, Tensor | None]
 """Inputs, targets, weights (None where all are 1)."""
 MEASURED = 8
 """Batches by which it is judged whether workers are worth their processes."""
+AGAIN = 32
+"""As many each further time."""
 TOLERATED = 0.05
 """Share of the time that reading may take without them."""
 LONGEST_TEMPORARY = 70
@@ -91,7 +93,7 @@ class Feed:
         """One batch on the device for each place."""
         order, workers = iter(order), self.workers
         if workers is None:
-            workers = 0 if isinstance(self.samples, TensorSamples) else (yield from self._measured(order))
+            workers = yield from self._as_it_takes(order)
         if workers:
             yield from map(self._brought, self._loader(order, workers))
         elif isinstance(self.samples, TensorSamples | Windows):
@@ -138,18 +140,28 @@ class Feed:
     def _there(self, part: Tensor) -> Tensor:
         return part.to(self.device, non_blocking=True)
 
-    def _measured(self, order: Iterator[Place]) -> Generator[Batch, None, int]:
-        """Read the first batches here; returns how many workers would have kept the loop from waiting for them."""
+    def _as_it_takes(self, order: Iterator[Place]) -> Generator[Batch, None, int | None]:
+        """Read here until workers are worth their processes; returns how many. None where nothing is left to read."""
+        if isinstance(self.samples, TensorSamples):
+            return 0
+        workers = yield from self._measured(order, MEASURED)
+        while workers == 0 and not isinstance(self.samples, Windows):  # what lay in the page cache may become slow
+            workers = yield from self._measured(order, AGAIN)
+        return workers
+
+    def _measured(self, order: Iterator[Place], count: int) -> Generator[Batch, None, int | None]:
+        """Read so many batches here; returns how many workers would have kept the loop from waiting for them, None
+        where there are no more."""
         reading_s, loop_s = [], []
-        for place in itertools.islice(order, MEASURED):
+        for place in itertools.islice(order, count):
             begun = time.perf_counter()
             parts = self[place]
             read = time.perf_counter()
             yield self._brought(parts)
             reading_s.append(read - begun)
             loop_s.append(time.perf_counter() - read)
-        if len(reading_s) < MEASURED:
-            return 0
+        if len(reading_s) < count:
+            return None
         workers = workers_for(statistics.median(reading_s), statistics.median(loop_s), self.spare_cores)
         if workers:
             log.info("data: %d workers read ahead (train.workers)", workers)

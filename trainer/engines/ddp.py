@@ -53,14 +53,18 @@ def start(
     must_compute("ddp", place, "fp8")
     if options.compression == "bf16" and place.device.type == "cpu":
         raise UserError("engine.compression is bf16, which gloo cannot add up", "engine.compression", "choose fp16")
-    from trainer.parallel import fp8
+    from trainer.parallel import buffers, fp8
     from trainer.parallel.torch_engine import TorchEngine
 
     model = (fp8.converted(model) if place.precision == "fp8" else model).to(place.device)
     wrapped: Any
     wrapped, memory = _wrapped(options, place, model) if place.rank.world > 1 else (model, None)
 
+    counts = any(buffer.numel() for buffer in model.buffers())
+
     def called(inputs: Tensor) -> Tensor:
+        if counts and not model.training:  # in training DDP shares them; what is evaluated is what will be saved
+            buffers.share(model, place.rank.world)
         with _narrowed(place):
             return (wrapped if model.training else model)(inputs)
 

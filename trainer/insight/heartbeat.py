@@ -43,6 +43,8 @@ SECTIONS = {
     "evaluation_end": "train",
     "checkpoint_begin": "checkpoint",
     "checkpoint_end": "train",
+    "checkpoint_wait": "checkpoint",
+    "leaving": "shutdown",
     "test_begin": "evaluation",
     "test_end": "export",
     "signal": "shutdown",

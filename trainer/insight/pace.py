@@ -7,15 +7,17 @@ forward pass, recomputation not counted; Chowdhery et al. 2022, appendix B) over
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import nn
+
+    from trainer.parallel.group import Group
 
 STARVED = 0.1
 """Share of the time that waiting for data may take before somebody is told."""
@@ -34,6 +36,27 @@ class Window:
     """By the loop's clock, which stands still in evaluations and checkpoints."""
     waited_s: float = 0.0
     """For data."""
+
+
+def kept(window: Window, ranks: Group) -> dict[str, Any] | None:
+    """A window for a checkpoint, the same on all ranks: a run that goes on reports what one does that never stopped."""
+    if not window.samples:
+        return None
+    losses = ranks.gather(window.loss.item())
+    return {"losses": losses, "samples": window.samples, "begun_s": window.begun_s, "waited_s": window.waited_s}
+
+
+def begun(said: Mapping[str, Any] | None, clock_s: float, device: torch.device, ranks: Group) -> Window:
+    """The window of a checkpoint; an empty one from now on where it has none. The loss of each rank is its own again,
+    or with another number of them rank 0's."""
+    if said is None:
+        return Window(torch.zeros((), device=device), begun_s=clock_s)
+    losses = said["losses"]
+    if len(losses) != ranks.world:
+        losses = [sum(losses), *[0.0] * (ranks.world - 1)]
+    loss = torch.tensor(losses[ranks.rank], device=device)
+    waited_s = said["waited_s"] if ranks.rank == 0 else 0.0
+    return Window(loss, samples=said["samples"], begun_s=said["begun_s"], waited_s=waited_s)
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,8 @@ def remedy(workers: int | None, spare_cores: int) -> str:
         return f"raise train.workers (now {workers}), or leave it out to have it measured"
     if not spare_cores:
         return "raise machine.cpus_per_rank, so that data can be read ahead"
-    return "raise machine.cpus_per_rank, or make reading cheaper (smaller files, node-local disk)"
+    more = f"raise machine.cpus_per_rank, try train.workers={spare_cores}"
+    return f"{more}, or make reading cheaper (smaller files, node-local disk)"
 
 
 def flops_of(build: Callable[[], nn.Module], batch: tuple[int, ...], dtype: torch.dtype) -> float | None:
