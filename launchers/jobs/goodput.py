@@ -33,6 +33,8 @@ BEGINS = {
     "evaluation_end": "steps",
     "checkpoint_begin": "checkpoint",
     "checkpoint_end": "steps",
+    "checkpoint_wait": "checkpoint",
+    "leaving": "shutdown",
     "test_begin": "evaluation",
     "test_end": "export",
     "signal": "shutdown",
@@ -66,6 +68,7 @@ PHASES = (
 `container` until its program runs, `staging` bringing data to the node, `model` building it in its engine; `steps` is
 what the rest is for."""
 REPEATED = ("steps", "data_wait", "evaluation", "checkpoint")
+"""What is done once more after the checkpoint from which the next attempt goes on."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ class Tried:
     ended: float
     events: Sequence[Mapping[str, Any]]
     """Lines of its ledger."""
-    waited_s: float = 0.0
-    """For data, in its steps."""
+    waits: Sequence[tuple[float, float]] = ()
+    """At some times, for how long it had waited for data in its steps until then."""
     hung_since: float | None = None
     """The last sign of one that was ended because it hung."""
     number: int = 0
+    queued: bool = True
+    """Whether it had to wait for its allocation; another attempt on the same one did not."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def goodputs(attempts: Sequence[Tried]) -> list[Goodput]:
     found = []
     for i, tried in enumerate(attempts):
         later = (went_on_from(then.events) for then in attempts[i + 1 :])
-        found.append(_sum([_phases(tried, next((step for step in later if step is not None), None))]))
+        found.append(_sum([_phases(tried, min((step for step in later if step is not None), default=None))]))
     return found
 
 
@@ -134,7 +139,7 @@ def goodputs_of(run: Run, running: Collection[int]) -> dict[int, dict[int, Goodp
 def tried(member: Member, submissions: Sequence[Submission], running_until: float | None) -> list[Tried]:
     """A member's attempts. One without an outcome lasts `running_until` if it runs, else until its last sign."""
     found: list[Tried] = []
-    attempts = member.attempts()
+    attempts, supervisor = member.attempts(), None
     for attempt in attempts:
         outcome, began = read_json(attempt.outcome) or {}, read_json(attempt.path / "started.json")
         if began is None:  # its supervisor was killed before it wrote a line
@@ -144,11 +149,19 @@ def tried(member: Member, submissions: Sequence[Submission], running_until: floa
         since = max([*before, *(earlier.ended for earlier in found)], default=started)
         lasts = running_until if attempt == attempts[-1] else None
         ended = float(outcome.get("ended") or lasts or last_sign(attempt))
-        events = events_of(attempt)
-        waited = max((float(row.get("waited_s", 0.0)) for row in read_lines(attempt.metrics)), default=0.0)
-        hung_since = outcome.get("hung_since")
+        waits = [(float(r["t"]), float(r["waited_s"])) for r in read_lines(attempt.metrics) if "waited_s" in r]
+        before_it, supervisor = supervisor, (began.get("host"), began.get("pid"))
         found.append(
-            Tried(min(since, started), started, max(started, ended), events, waited, hung_since, attempt.number)
+            Tried(
+                since=min(since, started),
+                started=started,
+                ended=max(started, ended),
+                events=events_of(attempt),
+                waits=waits,
+                hung_since=outcome.get("hung_since"),
+                number=attempt.number,
+                queued=None in supervisor or supervisor != before_it,
+            )
         )
     return found
 
@@ -159,22 +172,36 @@ def _sum(parts: Sequence[Mapping[str, float]]) -> Goodput:
 
 
 def _phases(attempt: Tried, resumed: int | None) -> Mapping[str, float]:
-    """Seconds of one attempt; `resumed` is the step from which the next one went on."""
-    seconds: defaultdict[str, float] = defaultdict(float, queue=attempt.started - attempt.since)
+    """Seconds of one attempt; `resumed` is the step from which a later one went on."""
+    seconds: defaultdict[str, float] = defaultdict(float)
     cut = _kept_until(attempt, resumed)
-    begun, phase = attempt.started, "start"
-    marks = [(float(e["t"]), BEGINS[e["event"]]) for e in attempt.events if e["event"] in BEGINS]
-    if attempt.hung_since is not None:
-        marks = [*(mark for mark in marks if mark[0] <= attempt.hung_since), (attempt.hung_since, "hang")]
-    for t, following in [*marks, (attempt.ended, "")]:
+    begun, phase, again = attempt.since, "queue" if attempt.queued else "start", False
+    for t, following, repeated in [(attempt.started, "start", False), *_marks(attempt), (attempt.ended, "", False)]:
         t = min(max(t, begun), max(attempt.ended, begun))  # clocks of two hosts may differ a little
-        twice = max(0.0, t - max(begun, cut)) if phase in REPEATED else 0.0
+        twice = max(0.0, t - max(begun, cut)) if again else 0.0
         seconds["recomputed"] += twice
         seconds[phase] += t - begun - twice
-        begun, phase = t, following
-    waited = min(attempt.waited_s, seconds["steps"])
+        begun, phase, again = t, following, repeated
+    waited = min(max((s for t, s in attempt.waits if t <= cut), default=0.0), seconds["steps"])
     seconds["data_wait"], seconds["steps"] = waited, seconds["steps"] - waited
     return seconds
+
+
+def _marks(attempt: Tried) -> list[tuple[float, str, bool]]:
+    """When which phase began, and whether it is computed again after an earlier checkpoint."""
+    found, told = list[tuple[float, str, bool]](), False
+    for event in attempt.events:
+        name = event["event"]
+        told = told or name == "signal"
+        if (phase := BEGINS.get(name)) is None:
+            continue
+        if told and phase == "steps":  # what is over now was for leaving
+            phase = "shutdown"
+        found.append((float(event["t"]), phase, phase in REPEATED and name != "checkpoint_wait"))
+    if attempt.hung_since is not None:
+        hung = attempt.hung_since
+        found = [*(mark for mark in found if mark[0] <= hung), (hung, "hang", False)]
+    return found
 
 
 def _kept_until(attempt: Tried, resumed: int | None) -> float:

@@ -26,9 +26,8 @@ START = [
 def attempt(since: float, started: float, ended: float, *events: Any, waited_s: float = 0.0, step: int = 0) -> Tried:
     """Events are (name, seconds after the start) or (name, seconds, step); the usual start comes before them."""
     rows = [*START, ("restore_done", 9.0, step), *events]
-    return Tried(
-        since, started, ended, [{"event": e, "t": started + t, "step": (s or [0])[0]} for e, t, *s in rows], waited_s
-    )
+    marks = [{"event": e, "t": started + t, "step": (s or [0])[0]} for e, t, *s in rows]
+    return Tried(since, started, ended, marks, [(started + 9.5, waited_s)])
 
 
 def test_one_attempt_is_cut_at_its_events_and_nothing_is_left() -> None:
@@ -114,14 +113,55 @@ def test_hang_lasts_from_the_last_sign_to_the_kill() -> None:
     assert sum(found.values()) == 70.0
 
 
-def test_stop_in_time_loses_nothing() -> None:
-    first = attempt(0.0, 0.0, 24.0, ("signal", 20.0, 7), ("checkpoint_begin", 20.5, 7), ("exit", 23.0))
+def test_stop_in_time_loses_nothing_and_its_last_save_is_no_step() -> None:
+    saved = (("checkpoint_begin", 20.5, 7), ("checkpoint_end", 21.0, 7), ("checkpoint_wait", 21.0, 7))
+    first = attempt(0.0, 0.0, 24.0, ("signal", 20.0, 7), *saved, ("leaving", 22.5, 7), ("exit", 23.0))
     second = attempt(24.0, 24.0, 40.0, step=7)
 
     found = goodput([first, second]).seconds
 
-    assert "steps" in found and found.get("recomputed", 0.0) <= 2.5
+    assert "recomputed" not in found
+    assert (found["steps"], found["checkpoint"], found["shutdown"]) == (11.0 + 7.0, 0.5 + 1.5, 0.5 + 1.5)
     assert sum(found.values()) == 40.0
+
+
+def test_waiting_for_the_last_write_is_no_step() -> None:
+    saved = (("checkpoint_begin", 20.0, 7), ("checkpoint_end", 20.5, 7), ("checkpoint_wait", 20.5, 7))
+
+    found = goodput([attempt(0.0, 0.0, 31.0, *saved, ("training_done", 28.0, 7), ("exit", 30.0))]).seconds
+
+    assert (found["steps"], found["checkpoint"], found["export"]) == (11.0, 8.0, 2.0)
+
+
+def test_another_attempt_on_the_same_allocation_did_not_queue() -> None:
+    first = attempt(0.0, 10.0, 40.0, ("checkpoint_begin", 19.0, 10), ("checkpoint_end", 20.0, 10))
+    second = dataclasses.replace(attempt(40.0, 50.0, 70.0, ("training_done", 19.0, 30), step=10), queued=False)
+
+    found = goodput([first, second])
+
+    assert (found.seconds["queue"], found.seconds["start"]) == (10.0, 2.0 + 10.0 + 2.0)
+    assert found.running_s == 60.0
+
+
+def test_waiting_for_data_in_steps_that_were_lost_is_not_taken_from_those_that_were_kept() -> None:
+    first = attempt(0.0, 0.0, 60.0, ("checkpoint_begin", 29.0, 10), ("checkpoint_end", 29.0, 10))
+    first = dataclasses.replace(first, waits=[(19.0, 4.0), (29.0, 8.0), (39.0, 20.0), (59.0, 40.0)])
+    second = attempt(60.0, 60.0, 80.0, ("training_done", 19.0, 30), step=10)
+
+    found = goodput([first, second]).seconds
+
+    assert (found["data_wait"], found["steps"], found["recomputed"]) == (8.0, 12.0 + 10.0, 31.0)
+
+
+def test_attempt_from_an_earlier_checkpoint_than_those_before_it_computes_their_steps_again() -> None:
+    saved = (("checkpoint_begin", 19.0, 10), ("checkpoint_end", 19.0, 10))
+    first = attempt(0.0, 0.0, 29.0, *saved, ("checkpoint_begin", 29.0, 20), ("checkpoint_end", 29.0, 20))
+    second = attempt(29.0, 29.0, 49.0, step=20)
+    damaged = attempt(49.0, 49.0, 69.0, step=10)
+
+    found = goodput([first, second, damaged]).seconds
+
+    assert (found["steps"], found["recomputed"]) == (10.0 + 11.0, 10.0 + 11.0)
 
 
 def test_clocks_that_differ_make_no_time_of_their_own() -> None:
@@ -144,14 +184,17 @@ def test_attempts_are_read_from_what_they_left(tmp_path: Path) -> None:
     ):
         folder = member.path / f"attempt-{number}"
         folder.mkdir(parents=True)
-        (folder / "started.json").write_text(json.dumps({"started": began}))
+        (folder / "started.json").write_text(json.dumps({"started": began, "host": "n1", "pid": [7, 8, 8][number]}))
         os.utime(folder / "started.json", (30.0, 30.0))
         if outcome:
             (folder / "outcome.json").write_text(json.dumps(outcome))
-    (member.path / "attempt-0" / "metrics.jsonl").write_text('{"waited_s": 1.0}\n{"waited_s": 2.5}\n{"dataset": {}}\n')
+    (member.path / "attempt-0" / "metrics.jsonl").write_text(
+        '{"t": 11, "waited_s": 1.0}\n{"t": 12, "waited_s": 2.5}\n{"t": 13, "dataset": {}}\n'
+    )
     submissions = [Submission("a", "members", (0,), t=8.0), Submission("b", "members", (0,), t=38.0)]
 
     found = tried(member, submissions, running_until=50.0)
 
     assert [(t.since, t.started, t.ended) for t in found] == [(8.0, 10.0, 20.0), (20.0, 25.0, 30.0), (38.0, 40.0, 50.0)]
-    assert found[0].waited_s == 2.5
+    assert found[0].waits == [(11.0, 1.0), (12.0, 2.5)]
+    assert [t.queued for t in found] == [True, True, False]
