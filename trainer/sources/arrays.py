@@ -1,0 +1,238 @@
+"""Arrays that numpy wrote, inputs and classes: a .npz file, or .npy files in a folder. Nothing pickled is read.
+
+Inputs are mapped into memory, never copied whole: those of a .npz file are unpacked once per node, on its own disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conf.bounds import Text, group
+from trainer.data import files, splits
+from trainer.data.splits import By, Split
+from trainer.data.staged import staged
+from trainer.failure import UserError
+from trainer.sources import Card, Data, Preview, Shape, data_of_parts, probed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from trainer.data.splits import Part
+
+WAYS: tuple[By, ...] = ("stratified", "random", "end")
+KEPT = ("validation", "test")
+PIECE_BYTES = 1 << 26
+
+
+@group
+class Options:
+    """Which arrays. Inputs of unsigned bytes become 0 to 1, all others stay the numbers that they are."""
+
+    path: Text
+    """A .npz file, or a folder of .npy files."""
+    inputs: Text = "x"
+    """Name of the array of inputs, samples first: `x` of x.npz's members, or the file x.npy. Three dimensions are
+    images of one channel, four are samples x channels x height x width."""
+    targets: Text = "y"
+    """Name of the array of classes: whole numbers from 0, or one more dimension of one."""
+    validation: tuple[Text, Text] | None = None
+    """Names of inputs and classes that are kept apart already; None parts by `split`."""
+    test: tuple[Text, Text] | None = None
+    """Likewise, of a final test."""
+    channels_last: bool = False
+    """Images are samples x height x width x channels, as TensorFlow has them."""
+    split: Split = Split(fraction=0.1)
+
+
+@dataclass(frozen=True)
+class Named:
+    """An array on this node, and what it is called."""
+
+    path: Path
+    shown: str
+
+    def mapped(self) -> np.ndarray:
+        """Its numbers, read when they are looked at."""
+        try:
+            return files.mapped(self.path, None)
+        except ValueError as e:
+            what = f"{self.shown} cannot be read as an array: {e}"
+            raise UserError(what, "data.path", "write it with numpy.save, as numbers and not as objects") from None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples of a pair of arrays."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    chosen: Part
+    channels_last: bool
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        import numpy as np
+        import torch
+
+        rows = np.asarray(self.chosen)[indices]
+        found = self.inputs[rows]
+        numbers = found.astype(np.float32) / (255 if found.dtype == np.uint8 else 1)
+        return torch.from_numpy(self._formed(numbers)), torch.from_numpy(self.targets[rows].astype(np.int64))
+
+    def digest(self) -> str:
+        """SHA-256 of the samples, or of some at equal distances where they are large."""
+        import numpy as np
+
+        seen = hashlib.sha256(f"{len(self)} {self.inputs.dtype} {self.inputs.shape[1:]}".encode())
+        count, each = len(self), self.inputs[:1].nbytes + self.targets[:1].nbytes
+        wanted = np.asarray(self.chosen)[np.asarray(probed(count, count * each), dtype=np.int64)]
+        step = max(1, PIECE_BYTES // max(1, each))
+        for begin in range(0, len(wanted), step):
+            rows = wanted[begin : begin + step]
+            seen.update(self.inputs[rows].tobytes())
+            seen.update(self.targets[rows].tobytes())
+        return seen.hexdigest()
+
+    def _formed(self, numbers: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        if numbers.ndim == 3:
+            return numbers[:, None]
+        return (
+            np.ascontiguousarray(np.moveaxis(numbers, -1, 1)) if numbers.ndim == 4 and self.channels_last else numbers
+        )
+
+
+def preview(options: Options) -> Preview:
+    """Only the arrays say whether they are images or numbers."""
+    wrong = splits.mistakes(options.split, WAYS)
+    return Preview(None, options.validation is not None or splits.keeps(options.split, "stratified"), wrong)
+
+
+def load(options: Options) -> Data:
+    """The samples in their parts.
+
+    Raises UserError for arrays that are not there, do not fit each other, or hold no numbers or classes.
+    """
+    import numpy as np
+
+    pairs = _pairs(options)
+    inputs, targets = pairs["train"]
+    parts = _parts(options, targets)
+    rows = [Rows(inputs, targets, part, options.channels_last) for part in parts]
+    apart = [Rows(*pairs[name], range(len(pairs[name][1])), options.channels_last) for name in KEPT if name in pairs]
+    if options.validation:
+        rows = [rows[0], *apart]
+    elif options.test:
+        rows = [*rows[:2], *apart]
+    classes = 1 + max(int(labels.max()) for _, labels in pairs.values() if len(labels))
+    form = tuple(rows[0].batch(np.zeros(1, dtype=np.int64))[0].shape[1:])
+
+    def card(part: Rows) -> Card:
+        scaled = inputs.dtype.name == "uint8"
+        return Card(
+            name=Path(options.path).stem,
+            digest=part.digest(),
+            rows=len(part),
+            features=f"{'x'.join(map(str, form))} {inputs.dtype.name}",
+            source=options.path,
+            offset=(0.0,) if scaled else (),
+            scale=(255.0,) if scaled else (),
+        )
+
+    return data_of_parts(Shape("classification", form, "float32", classes), rows, card)
+
+
+def _parts(options: Options, targets: np.ndarray) -> tuple[Part, ...]:
+    import numpy as np
+
+    if options.validation:
+        return (np.arange(len(targets)),)
+    return splits.parts(options.split, splits.Rows(len(targets), targets), "stratified")
+
+
+def _pairs(options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Inputs and classes of what trains, and of each part that is kept apart already."""
+    names = {"train": (options.inputs, options.targets), "validation": options.validation, "test": options.test}
+    wanted = {part: pair for part, pair in names.items() if pair}
+    there = _there(options, sorted({name for pair in wanted.values() for name in pair}))
+    pairs = {part: (there[x].mapped(), _labels(there[y])) for part, (x, y) in wanted.items()}
+    shape = pairs["train"][0].shape[1:]
+    for part, (inputs, labels) in pairs.items():
+        x, y = (there[name].shown for name in wanted[part])
+        _must_be_inputs(inputs, x, shape)
+        if len(inputs) != len(labels):
+            what = f"{x} has {len(inputs)} samples, and {y} has {len(labels)}"
+            raise UserError(what, "data.targets", "name the classes of these inputs, one for each")
+    return pairs
+
+
+def _must_be_inputs(inputs: np.ndarray, shown: str, shape: tuple[int, ...]) -> None:
+    if inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
+        what = f"{shown} has {inputs.ndim} dimension(s) of {inputs.dtype}"
+        raise UserError(what, "data.inputs", "inputs are numbers, samples x features or samples x images")
+    if inputs.shape[1:] != shape:
+        what = f"samples of {shown} are {list(inputs.shape[1:])}, and those that train {list(shape)}"
+        raise UserError(what, "data.validation", "name arrays of samples of one shape")
+
+
+def _labels(named: Named) -> np.ndarray:
+    labels = named.mapped()
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (len(labels) and int(labels.min()) < 0):
+        low = f", the lowest {labels.min()}" if labels.ndim == 1 and labels.dtype.kind in "iu" else ""
+        what = f"{named.shown} has {labels.ndim} dimension(s) of {labels.dtype}{low}"
+        raise UserError(what, "data.targets", "classes are one row of whole numbers from 0")
+    return labels
+
+
+def _there(options: Options, names: list[str]) -> dict[str, Named]:
+    """Each array as a .npy file on this node."""
+    root = Path(options.path)
+    with files.readable(root):
+        if root.is_dir():
+            return {name: Named(_file_of(root, name), files.shown(root / f"{name}.npy")) for name in names}
+        (archive,) = files.found(options.path, "", (".npz",))
+        content = ("arrays", files.identity([archive]), names)
+        folder, _ = staged(content, partial(_unpacked, archive.path, names))
+    return {name: Named(folder / f"{number}.npy", f"{name} of {archive.shown}") for number, name in enumerate(names)}
+
+
+def _file_of(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.npy"
+    if not path.is_file():
+        raise _no_array(name, files.shown(folder), sorted(p.stem for p in folder.glob("*.npy")))
+    return path
+
+
+def _unpacked(archive: Path, names: list[str], folder: Path) -> Mapping[str, Any]:
+    """The members by their numbers: a name may be any text."""
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for number, name in enumerate(names):
+                if f"{name}.npy" not in members.namelist():
+                    known = [known.removesuffix(".npy") for known in members.namelist()]
+                    raise _no_array(name, files.shown(archive), known)
+                with members.open(f"{name}.npy") as packed, (folder / f"{number}.npy").open("wb") as out:
+                    shutil.copyfileobj(packed, out, PIECE_BYTES)
+    except zipfile.BadZipFile as e:
+        what = f"{files.shown(archive)} cannot be read as .npz: {e}"
+        raise UserError(what, "data.path", "write it with numpy.savez") from None
+    return {}
+
+
+def _no_array(name: str, where: str, known: list[str]) -> UserError:
+    has = ", ".join(map(repr, known[:8])) or "none"
+    return UserError(
+        f"{where} has no array {name!r} (it has: {has})", "data.inputs", "name one in data.inputs or targets"
+    )
