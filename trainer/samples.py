@@ -1,6 +1,7 @@
 """Was each sample seen exactly once in each epoch, however often the run was broken off? A log of them, and its check.
 
-    attempt-<n>/samples-<rank>.jsonl    {"size": 90, "world": 2}, then each step: {"step": 1, "epoch": 0, "ids": [...]}
+    attempt-<n>/samples-<rank>.jsonl    {"size": 90, "world": 2, "epoch_steps": 6}, then each step:
+                                        {"step": 1, "epoch": 0, "ids": [...]}
 
 `python -m trainer.samples MEMBER_FOLDER` reads the logs of all attempts (train.log_samples=true wrote them), drops what
 was trained after the checkpoint that a later attempt went on from, and says what is missing or was seen twice.
@@ -30,7 +31,7 @@ class SampleLog:
 
     def __init__(self, attempt: Path, order: Order) -> None:
         self._lines = Lines(attempt / f"samples-{order.rank}.jsonl")
-        self._lines.add({"size": order.size, "world": order.world})
+        self._lines.add({"size": order.size, "world": order.world, "epoch_steps": order.steps_per_epoch})
         self._on_the_way: deque[Place] = deque()
 
     def watched(self, places: Iterator[Place]) -> Iterator[Place]:
@@ -57,12 +58,14 @@ class Told:
     """The step that it went on from; None where it did not come so far."""
     size: int
     world: int
+    epoch_steps: int
     ids: dict[int, tuple[int, list[int]]]
     """Of each step its epoch, and the samples of all ranks."""
 
 
 def mistakes(member: Path) -> list[str]:
-    """What contradicts «each sample once in each epoch»; of the last epoch as far as it came."""
+    """What contradicts «each sample once in each epoch»; of an epoch that was not trained to its end, as far as it
+    came."""
     told = [_told(attempt) for attempt in sorted(member.glob("attempt-*"), key=_number)]
     sizes = {one.size for one in told if one.ids}
     if len(sizes) != 1:
@@ -73,10 +76,10 @@ def mistakes(member: Path) -> list[str]:
     epochs: defaultdict[int, Counter[int]] = defaultdict(Counter)
     for epoch, ids in kept.values():
         epochs[epoch].update(ids)
-    size = sizes.pop()
+    size, epoch_steps = sizes.pop(), max(one.epoch_steps for one in told)
     for epoch, seen in sorted(epochs.items()):
         twice = [i for i, count in seen.items() if count > 1]
-        is_part = epoch == max(epochs) or (first > 0 and epoch == min(epochs))
+        is_part = (epoch + 1) * epoch_steps > max(kept) or (first > 0 and epoch == min(epochs))
         absent = [] if is_part else sorted(set(range(size)) - set(seen))
         strange = [i for i in seen if not 0 <= i < size]
         for ids, what in ((twice, "more than once"), (absent, "never"), (strange, "though there are none")):
@@ -110,7 +113,8 @@ def _told(attempt: Path) -> Told:
     for row in (row for rows in files for row in rows[1:]):
         if ranks[row["step"]] == heads[0]["world"]:  # else it was broken off: it was made again, or is missing
             ids.setdefault(row["step"], (row["epoch"], []))[1].extend(row["ids"])
-    return Told(began, heads[0]["size"] if heads else 0, heads[0]["world"] if heads else 0, ids)
+    size, world, epoch_steps = (heads[0][name] if heads else 0 for name in ("size", "world", "epoch_steps"))
+    return Told(began, size, world, epoch_steps, ids)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -159,7 +159,7 @@ def attempts(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         marks = [] if began is None else [{"event": "restore_done", "step": began}]
         (folder / "ledger.jsonl").write_text("".join(json.dumps(mark) + "\n" for mark in marks))
         for rank, steps in enumerate(ranks):
-            rows: list[dict[str, Any]] = [{"size": size, "world": len(ranks)}]
+            rows: list[dict[str, Any]] = [{"size": size, "world": len(ranks), "epoch_steps": epoch_steps}]
             for step, ids in enumerate(steps, (began or 0) + 1):
                 rows.append({"step": step, "epoch": (step - 1) // epoch_steps, "ids": ids})
             (folder / f"samples-{rank}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -181,6 +181,7 @@ def test_mistakes_of_a_chain_without_any_are_none(attempts: Any) -> None:
         ([[0, 1], [3, 0]], "epoch 1 saw 1 samples more than once: 0"),
         ([[0, 1], [2, 9]], "epoch 1 saw 1 samples though there are none: 9"),
         ([[0, 1], [2], [0, 1]], "epoch 1 saw 1 samples never: 3"),
+        ([[0, 1], [2]], "epoch 1 saw 1 samples never: 3"),  # the last one, which was trained to its end
     ],
 )
 def test_mistakes_are_named(attempts: Any, second: list[list[int]], words: str) -> None:
