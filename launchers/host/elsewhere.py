@@ -7,15 +7,21 @@ longer pending execution»). And a requeue ends this process: so one shell, whic
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from launchers.command import output_of
 from launchers.errors import CommandError
 from launchers.host.element import described, own_id
+from launchers.host.policy import suspect
 
 USABLE = "idle,allocated,mixed,completing"
 NONE = "(null)"
 SAY = """trap "" TERM; job=$1; shift; scontrol requeue "$job" && scontrol update JobId="$job" "$@" """
 NO_DEADLINE = "2099-01-01T00:00:00"
+LOST_OFTEN = 2
+"""Attempts in a row."""
 
 
 def hosts_to_avoid(host: str) -> str:
@@ -32,6 +38,18 @@ def hosts_to_avoid(host: str) -> str:
         if len(there - avoided) >= int(job["NumNodes"].partition("-")[0]):
             return ",".join(sorted(avoided))
     return ""
+
+
+def lost_again(outcomes: Sequence[Mapping[str, Any]]) -> str | None:
+    """A host of this allocation with which each of the last LOST_OFTEN attempts was lost: Slurm gives a node again as
+    soon as it answers, however often it falls silent."""
+    last = [said.get("host") if said.get("cause") == "node_failure" else None for said in outcomes[-LOST_OFTEN:]]
+    host = suspect(last) if len(last) == LOST_OFTEN else None
+    if host is None or not (ours := os.environ.get("SLURM_JOB_NODELIST")):
+        return None
+    with contextlib.suppress(CommandError):
+        return host if host in _names(ours) else None
+    return None
 
 
 def requeue_argv(avoided: str, has_deadline: bool) -> list[str]:

@@ -75,6 +75,8 @@ class Supervisor:
             print(f"fairlead: member={self.member.index} has no point: {why}", flush=True)
             return Outcome(state="CANCELLED", cause="not_needed", exit_code=0, message=why)
         self._settle_predecessor()
+        if (lost := self._lost_again()) is not None:
+            return self._returned(lost)
         hosts = list[str | None]()
         while True:
             attempt, known = _new_attempt(self.member), _checkpoints(self.member)
@@ -143,12 +145,26 @@ class Supervisor:
         print(f"fairlead: member={self.member.index} has ended before: {said['state']}", flush=True)
         return Outcome(state=said["state"], cause=said["cause"], exit_code=0, message=said["message"])
 
+    def _lost_again(self) -> Outcome | None:
+        """Where this allocation has a host again that was lost in the last attempts: back to the queue without it."""
+        outcomes = [read_json(attempt.outcome) or {} for attempt in self.member.attempts()]
+        host = elsewhere.lost_again(outcomes) if self.plan.launcher == "slurm" else None
+        avoided = self._to_avoid([host]) if host else ""
+        if not avoided:
+            return None
+        said = f"{host} was lost in the last {elsewhere.LOST_OFTEN} attempts, and is avoided from now on"
+        return Outcome(state="REQUEUED", cause="node_failure", exit_code=1, message=said, host=host, avoided=avoided)
+
     def _put_back(self, error: Exception) -> Outcome:
         """A member that could not ask for its point is asked to run again, as often as its job may."""
-        attempt = _new_attempt(self.member)
-        self._begin(attempt)
         state: State = "REQUEUED" if self.plan.launcher != "local" else "FAILED"
         lost = Outcome(state=state, cause="site", exit_code=3, message=str(error), host=socket.gethostname())
+        return self._returned(lost)
+
+    def _returned(self, lost: Outcome) -> Outcome:
+        """An attempt that starts no ranks."""
+        attempt = _new_attempt(self.member)
+        self._begin(attempt)
         outcome = self._limited(lost)
         self._write(attempt, outcome)
         return self._requeue(attempt, outcome) if outcome.state == "REQUEUED" else outcome

@@ -895,6 +895,36 @@ def test_supervise_slurm_goes_elsewhere_as_often_as_it_may(on_slurm: Any, make_r
     assert "1 restart(s) in a row left no newer checkpoint" in outcome(run)["message"]
 
 
+@pytest.mark.parametrize(
+    ("lost", "nodes", "goes"),
+    [
+        (("n2", "n2"), "n[2-3]", True),
+        (("n4", "n4"), "n[2-3]", False),
+        (("n3", "n2"), "n[2-3]", False),
+        (("n2",), "n2", False),
+    ],
+    ids=["again", "it is not among them", "two hosts", "once"],
+)
+def test_supervise_slurm_host_that_was_lost_twice_and_is_given_again_is_avoided(
+    on_slurm: Any, make_run: Make, start: Start, lost: tuple[str, ...], nodes: str, goes: bool
+) -> None:
+    on_slurm.put("scontrol", TALKING % ("(null)", "(null)"))
+    on_slurm.put("sinfo", "print('n1 n2 n3 n4')")
+    run = make_run("print('trained')", launcher="slurm", restarts=ELSEWHERE)
+    for number, host in enumerate(lost):
+        attempt = run.member(0).path / f"attempt-{number}"
+        attempt.mkdir(parents=True)
+        write_json(attempt / "started.json", {"host": host, "pid": 1, "started": 0.0})
+    patch = "import launchers.host.element as s; s.REQUEUE_WAIT_S = 0"
+
+    ended(start(run, patch=patch, SLURM_JOB_ID="42", SLURM_JOB_NODELIST=nodes))
+
+    said = [c["argv"] for c in on_slurm.calls("scontrol") if c["argv"][0] in ("requeue", "update")]
+    assert said == ([["requeue", "42"], ["update", "JobId=42", "ExcNodeList=n2"]] if goes else [])
+    state, cause = ("REQUEUED", "node_failure") if goes else ("SUCCEEDED", "succeeded")
+    assert (outcome(run)["state"], outcome(run)["cause"]) == (state, cause)
+
+
 def test_word_of_rank_0_that_a_kill_left_torn_is_no_word(make_run: Make, start: Start) -> None:
     """The end of its process may come in the middle of it."""
     code = "import os; open(os.environ['FAIRLEAD_ATTEMPT_DIR'] + '/left.json', 'w').write('{\"mess'); os._exit(1)"
