@@ -22,7 +22,7 @@ from launchers.freeze import Launch, freeze, plans_for
 from launchers.host.secret_values import value_of
 from launchers.plan import Plan, plans_from
 from launchers.programs.ready import made_ready
-from launchers.queue import pool, scheduler
+from launchers.queue import pool, scheduler, time_limits
 from launchers.queue.handover import submit_members
 from launchers.run_folder import index, kept, snapshot
 from launchers.run_folder.record import Run, locked, read_json
@@ -112,8 +112,8 @@ def with_images(launch: Launch, say: Say) -> Launch:
 
 def with_programs(launch: Launch, say: Say) -> Launch:
     """The launch with the programs of its shapes seen to be there, and installed where they are sources."""
-    images = launch.images or ((None,),) * len(launch.shapes)
-    ready = (made_ready(spec, of[0], launch.python, say) for spec, of in zip(launch.shapes, images, strict=True))
+    images = launch.images or tuple((None,) * len(shape.pools) for shape in launch.shapes)
+    ready = (made_ready(spec, of, launch.python, say) for spec, of in zip(launch.shapes, images, strict=True))
     return dataclasses.replace(launch, installed=tuple(ready))
 
 
@@ -135,6 +135,8 @@ def submit(wanted: Launch, say: Say) -> tuple[Run, Plan]:
         job = place.job
     if wanted.specs[0].launcher.kind == "pool":
         pool.must_be_there(str(wanted.specs[0].launcher.pool))
+    if wanted.specs[0].launcher.kind == "slurm":
+        _time_is_allowed(wanted)
     wanted = with_programs(with_images(wanted, say), say)
     if wanted.specs[0].launcher.kind == "slurm" and len(wanted.specs) > 1:
         with contextlib.suppress(CommandError):  # sbatch says better what is wrong
@@ -164,6 +166,13 @@ def _say_what_stays(wanted: Launch, run: Run, say: Say) -> None:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_FILES]) + (f" and {len(names) - SHOWN_FILES} more" * (len(names) > SHOWN_FILES))
+
+
+def _time_is_allowed(wanted: Launch) -> None:
+    """Raises SpecError where a job would wait for ever, as its partition never allows it so much time."""
+    with contextlib.suppress(CommandError):  # sbatch says better what is wrong
+        if problems := list(time_limits.too_long(wanted.shapes)):
+            raise SpecError(problems)
 
 
 def _secrets_are_known(wanted: Launch) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,7 +30,7 @@ from launchers.parts import parts
 from launchers.plan import Plan
 from launchers.programs.ready import NO_SHELL, made_ready, missing_in, scripts_are_frozen
 from launchers.queue import pool as held
-from launchers.queue import scheduler, slurm
+from launchers.queue import scheduler, slurm, time_limits
 
 OTHER_COMMANDS = {"slurm": ("flock", "timeout"), "local": ("setpriv",), "pool": ("squeue",)}
 """Launcher -> what else of the host's it calls: util-linux and coreutils."""
@@ -92,7 +92,7 @@ def _program_of_ones_own(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
         scripts_are_frozen(spec)
     job = spec.job
     if plan.pools[0].container is None and job.kind != "trainer" and job.source is None:
-        made_ready(spec, None, sys.executable, print)
+        made_ready(spec, (None,), sys.executable, print)
         if job.kind == "module" or (job.kind == "command" and plan.launcher == "local"):  # else only the nodes know
             yield Finding(True, f"the program is there: {' '.join(job.command[:2]) or job.module}")
 
@@ -140,7 +140,8 @@ def _folders(spec: schema.Spec) -> Iterator[Finding]:
 
 
 def _limits(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
-    wanted = [asked.get("partition") or scheduler.default_partition() for asked in (plan.sbatch, *plan.components)]
+    default, times = scheduler.default_partition(), time_limits.asked(spec)
+    wanted = [asked.get("partition") or default for asked in (plan.sbatch, *plan.components)]
     if None in wanted:
         yield _problem("the cluster has no default partition, and none is named", "machine.partition", "name one")
         return
@@ -149,22 +150,12 @@ def _limits(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
     split = f", so that this job gets {arrays} arrays" if arrays > 1 else ""
     if plan.components:
         split = ", and none of heterogeneous jobs: each member is a job of its own"
-    for name in dict.fromkeys(map(str, wanted)):
+    for name in dict.fromkeys(name for names in wanted for name in str(names).split(",")):
         known = scheduler.partition(name)
-        yield from _time_limit(spec, name, known)
+        minutes = times.get(name, times.get(None, 0) if name == default else 0)
+        if problem := time_limits.over(name, minutes, known):
+            yield Finding(False, str(problem))
         yield Finding(True, f"partition {name} is {known.get('State', '?')}, arrays take {size} members{split}")
-
-
-def _time_limit(spec: schema.Spec, name: str, known: Mapping[str, str]) -> Iterator[Finding]:
-    limit = scheduler.minutes_of(known.get("MaxTime", "UNLIMITED"))
-    default = spec.site.default_partition
-    machines = [pool.machine for pool in spec.pools]
-    asked = max(
-        (m.time_limit_min for m in machines if (m.partition or default or name) == name), default=0
-    )  # of a heterogeneous job each part has its own
-    if limit is not None and asked > limit:
-        what = f"machine.time_limit_min is {asked}, but partition {name} allows {limit}"
-        yield _problem(what, "machine.time_limit_min", f"ask for {limit} or less, or for another partition")
 
 
 def _test_only(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:

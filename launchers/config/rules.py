@@ -62,11 +62,11 @@ def container_drives_the_accelerator(container: Container, accelerator: Accelera
     if accelerator.kind not in container.accelerators:
         has = ", ".join(container.accelerators)
         what = f"accelerator.kind is {accelerator.kind!r}, but this container's libraries drive: {has}"
-        yield (
-            what,
-            "container.accelerators",
-            "choose a container built for it, such as container=pytorch-cuda",
-        )
+        do = "choose a container built for it, such as container=pytorch-cuda"
+        if accelerator.kind == "none":
+            do = "choose an accelerator (accelerator=a100), or a container for CPUs (container=pytorch-cpu); to try the"
+            do += " image without a card: add none to container.accelerators"
+        yield what, "container.accelerators", do
 
 
 def precision_is_native(train: Train, accelerator: Accelerator, job: Job, engine: Component) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from launchers.command import output_of
 from launchers.errors import CommandError
-from launchers.host.ranks import DIES_WITH_US, KILL_AFTER_S, POLL_S
+from launchers.host.ranks import DIES_WITH_US, KILL_AFTER_S, POLL_S, on_every_node
 from launchers.plan import Plan
 from launchers.queue.in_pool import Place, steps_of
 from launchers.queue.slurm import client_environment
@@ -97,8 +97,7 @@ def later(seconds: float, act: Callable[[], None]) -> None:
 
 def remove_folders(folders: Sequence[str], plan: Plan) -> None:
     """Leave no node with what an attempt had on its own disk and in its memory."""
-    place, nodes = Place.given(), str(plan.pools[0].nodes)
-    each = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
-    argv = ["srun", *where(place), "--overlap", *each, "rm", "-rf", "--", *folders]
-    with contextlib.suppress(CommandError):
-        output_of(argv, timeout_s=60, env=client_environment())
+    for _, everywhere in on_every_node(plan):
+        argv = ["srun", *where(Place.given()), "--overlap", *everywhere, "rm", "-rf", "--", *folders]
+        with contextlib.suppress(CommandError):
+            output_of(argv, timeout_s=60, env=client_environment())

@@ -20,8 +20,12 @@ from pathlib import Path
 
 from launchers.command import output_of
 from launchers.errors import CommandError
+from launchers.host.held import where
+from launchers.host.ranks import is_on_one_host, on_every_node
 from launchers.parts import numbers, ranges
 from launchers.plan import Plan
+from launchers.queue.in_pool import Place
+from launchers.queue.slurm import client_environment
 
 PY_SPY_S = 5.0
 EVERYWHERE_S = 30.0
@@ -41,14 +45,19 @@ class Process:
     """In ticks since the machine was booted."""
 
 
+SHARED = ("--overlap", "--cpus-per-task=1", "--mem=0", "--cpu-bind=none")
+"""A step that takes nothing from the one that it looks at."""
+
+
 def look_everywhere(plan: Plan, attempt: Path, ranks: Sequence[int]) -> None:
     """As `look`, on every node of the attempt. Raises CommandError where srun does not come through."""
-    if plan.pools[0].nodes == 1:
+    if is_on_one_host(plan):
         return look(attempt, ranks)
-    here = ["srun", "--overlap", "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=0", "--mpi=none", "--input=none"]
-    nodes = [f"--nodes={plan.pools[0].nodes}", f"--ntasks={plan.pools[0].nodes}", "--cpu-bind=none"]
+    held = plan.launcher == "pool"
+    place, env = (where(Place.given()), client_environment()) if held else ((), None)
     program = [plan.python, "-m", "launchers.host.outside", str(attempt), "--ranks", ranges(ranks)]
-    output_of([*here, *nodes, *program], timeout_s=EVERYWHERE_S)
+    for _, everywhere in on_every_node(plan):
+        output_of(["srun", *place, *SHARED, *everywhere, *program], timeout_s=EVERYWHERE_S, env=env)
 
 
 def look(attempt: Path, ranks: Sequence[int]) -> None:

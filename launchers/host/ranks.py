@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -179,16 +179,28 @@ def _send(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> N
 
 def remove_folders(folders: Sequence[str], plan: Plan) -> None:
     """Leave no node with what an attempt had on its own disk and in its memory. A node that is gone keeps it."""
-    if plan.launcher == "local" or sum(pool.nodes for pool in plan.pools) == 1:
+    if is_on_one_host(plan):
         for each in folders:
             shutil.rmtree(each, ignore_errors=True)
         return
+    for group, everywhere in on_every_node(plan):
+        mem = [] if group is None else [f"--mem={plan.pools[group].mem}"]
+        with contextlib.suppress(CommandError):
+            output_of(["srun", *everywhere, *mem, "rm", "-rf", "--", *folders], timeout_s=60)
+
+
+def is_on_one_host(plan: Plan) -> bool:
+    """Whether all ranks are sure to run on the host of their supervisor."""
+    return plan.launcher == "local" or (plan.launcher == "slurm" and sum(pool.nodes for pool in plan.pools) == 1)
+
+
+def on_every_node(plan: Plan) -> Iterator[tuple[int | None, list[str]]]:
+    """srun's options for a task on each node of an attempt; of each component of a heterogeneous job by itself."""
     for group in dict.fromkeys(pool.place.group for pool in plan.pools):
         nodes = sum(pool.nodes for pool in plan.pools if pool.place.group == group)
-        which = [] if group is None else [f"--het-group={group}", f"--mem={plan.pools[group].mem}"]
-        everywhere = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
-        with contextlib.suppress(CommandError):
-            output_of(["srun", *which, *everywhere, "rm", "-rf", "--", *folders], timeout_s=60)
+        which = [] if group is None else [f"--het-group={group}"]
+        each = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
+        yield group, [*which, *each]
 
 
 def last_lines(log: Path, lines: int = 20) -> list[str]:

@@ -21,7 +21,7 @@ from launchers.errors import FairleadError, SiteError
 from launchers.host import element, exporting, heir, limits, memory
 from launchers.host.held import HeldStep
 from launchers.host.place import located, told_of_pools
-from launchers.host.ranks import Processes, Ranks, SlurmStep, last_lines, tail
+from launchers.host.ranks import Processes, Ranks, SlurmStep, is_on_one_host, last_lines, tail
 from launchers.host.replicas import Replicas
 from launchers.host.reserve import reserve_space, why_not_writable
 from launchers.host.secret_values import values_of, variables_of
@@ -103,7 +103,7 @@ class Try:
             rank_errors=_errors_of(self.attempt),
             step_text=said,
             disk=why_not_writable(self.attempt.path) if code else "",
-            kernel_kills=memory.kills() - self.kernel_kills if self._is_on_one_host() else 0,
+            kernel_kills=memory.kills() - self.kernel_kills if is_on_one_host(self.plan) else 0,
             tails={r: last_lines(self.attempt.rank_log(r)) for r in range(self.plan.ranks)},
         )
 
@@ -212,11 +212,6 @@ class Try:
         if why := why_broken(Path(program.folder), program.digest):
             what = f"what was installed of job.source has changed: {why}"
             raise SiteError(what, where=program.folder, do="launch again: that installs it anew")
-
-    def _is_on_one_host(self) -> bool:
-        """Whether the ranks are sure to run where this process does."""
-        nodes = sum(pool.nodes for pool in self.plan.pools)
-        return self.plan.launcher == "local" or (self.plan.launcher == "slurm" and nodes == 1)
 
     def _is_ending(self) -> bool:
         return self.plan.launcher != "local" and element.job_state() == "ending"

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from conf import machine_schema, schema
+from conf import job_schema, machine_schema, schema
 from launchers.apptainer.container import Mount
 from launchers.apptainer.image import BuiltImage
 from launchers.command import output_of
@@ -41,14 +41,32 @@ RUNSCRIPT = "/.singularity.d/runscript"
 
 
 def made_ready(
-    spec: schema.Spec, image: BuiltImage | None, host_python: str, say: Callable[[str], None]
+    spec: schema.Spec, images: Sequence[BuiltImage | None], host_python: str, say: Callable[[str], None]
 ) -> Installed | None:
-    """What was installed for a job's program, if anything was.
+    """What was installed for a job, if anything was. Of each pool, in its image, the program is seen to be there.
 
-    Raises SpecError where the program, its module or its Python is not there, SiteError where a source cannot be
+    Raises SpecError where a program, its module or its Python is not there, SiteError where a source cannot be
     installed.
     """
-    whole, spec = spec, dataclasses.replace(spec, job=schema.chiefs_job(spec))
+    scripts_are_frozen(spec)
+    looked, ready = list[tuple[job_schema.Job, machine_schema.Container]](), list[Installed | None]()
+    for pool, image in zip(spec.pools, images, strict=True):
+        job = pool.job or spec.job
+        if (job, pool.container) in looked:
+            continue
+        looked.append((job, pool.container))
+        try:
+            ready.append(_one_ready(dataclasses.replace(spec, pools=(pool,), job=job), image, host_python, say))
+        except SpecError as e:
+            where = f"pools.{pool.number}." if pool.number else ""
+            raise SpecError([dataclasses.replace(p, where=where + p.where) for p in e.problems]) from None
+    return ready[0]  # a source is the same for all pools (pool_rules.py)
+
+
+def _one_ready(
+    spec: schema.Spec, image: BuiltImage | None, host_python: str, say: Callable[[str], None]
+) -> Installed | None:
+    """As made_ready, of the only pool."""
     job, box = spec.job, spec.pools[0].container
     here = Interpreter(
         python=box.python if image else spec.site.python or host_python,
@@ -63,7 +81,6 @@ def made_ready(
     if image is not None and shutil.which(here.apptainer) is None:
         return None
     if job.kind == "command":
-        scripts_are_frozen(whole)
         _look_for_command(spec, image)
     elif image is not None or job.kind == "module":
         with tempfile.TemporaryDirectory(prefix="fairlead-asks-") as bench:

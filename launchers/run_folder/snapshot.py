@@ -2,7 +2,7 @@
 included, so that nothing edited while a job waits can change it.
 
 `code/fairlead` holds our packages; `code/project` what git knows of the folder the command was given in
-(tracked files as they are now, and new ones that no .gitignore hides).
+(tracked files as they are now, those of submodules too, and new ones that no .gitignore hides).
 """
 
 from __future__ import annotations
@@ -150,7 +150,11 @@ def _root_of(cwd: Path) -> Path | None:
 
 
 def _git_files(root: Path) -> Iterable[str]:
-    listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
+    """Tracked, also in submodules that are there, and new ones that no .gitignore hides."""
+    asked = [["--cached", "--others", "--exclude-standard"]]
+    if (root / ".gitmodules").is_file():  # git ls-files(1): into submodules only for what is tracked
+        asked = [["--cached", "--recurse-submodules"], ["--others", "--exclude-standard"]]
+    listed = "".join(git(root, "ls-files", "-z", *each) or "" for each in asked)
     return (name for name in listed.split("\0") if name and (root / name).is_file())
 
 

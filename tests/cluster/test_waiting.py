@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launchers.run_folder.record import read_lines
-from tests.cluster.harness import ON_SLURM, Cluster, attempts, until
+from tests.cluster.harness import ON_SLURM, TESTBED, Cluster, attempts, until
 from tests.cluster.searching import searching
 
 pytestmark = pytest.mark.slurm
@@ -83,3 +83,13 @@ def test_member_that_has_begun_never_expires_whoever_puts_it_back(waiting: Clust
         assert waiting.wait(run)["state"] == "SUCCEEDED"
         assert [a["state"] for a in attempts(run)] == ["REQUEUED", "SUCCEEDED"]
         assert submitted(run) == times
+
+
+def test_job_that_its_partition_never_allows_so_much_time_is_told_and_not_queued(waiting: Cluster) -> None:
+    words = ("--config-dir", str(TESTBED / "conf"), *waiting.first, *program("true"), "machine.time_limit_min=90")
+
+    done = waiting.fairlead("launch", *words, check=False)
+
+    assert done.returncode == 2, done.stdout
+    assert f"machine.time_limit_min is 90, but partition {HOST} allows 5" in done.stderr
+    assert not list((waiting.work / "runs").glob("run-*"))

@@ -69,6 +69,8 @@ RULE_CASES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...], str]]] = {
     ],
     "container_drives_the_accelerator": [
         (("container.accelerators=[cuda]",), ("'none'", "drive: cuda"), "container.accelerators=[cuda]"),
+        (("container=pytorch-cuda", "launcher=slurm"), ("'none'", "drive: cuda"), "container/pytorch-cuda.yaml:"),
+        (("container=pytorch-rocm", "launcher=slurm"), ("'none'", "drive: rocm"), "container/pytorch-rocm.yaml:"),
         (
             ("machine=gpu-8", "accelerator=a100", "container.accelerators=[none,rocm]"),
             ("'cuda'", "none, rocm"),

@@ -30,6 +30,8 @@ OF_KIND = {
     "module": ["job.module=package.task"],
 }
 """What a kind of program has to be told."""
+CARDS = {"cuda": ("machine=gpu-8", "accelerator=a100"), "rocm": ("machine=gpu-8", "accelerator=mi300x")}
+"""What an image is for that is for no CPU."""
 every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 
@@ -43,7 +45,7 @@ def companions(path: Path, sif: Path) -> list[str]:
     if group == "accelerator" and option != "none":
         found += ["machine=gpu-8"]
     if group == "container" and text["runtime"] == "apptainer":
-        found += [f"++container.image={sif}"]
+        found += [f"++container.image={sif}", *CARDS.get(text["accelerators"][0], ())]
     if (group, option) == ("launcher", "pool"):
         found += ["launcher.pool=small", "machine.mem_gb=0.5", "machine.time_limit_min=5"]
     if group == "job":

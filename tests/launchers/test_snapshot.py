@@ -51,6 +51,29 @@ def test_snapshot_holds_edits_and_new_files_but_nothing_ignored(project: Path, t
     assert (said.project, said.files, said.skipped) == (str(project), 3, ())
 
 
+def test_snapshot_holds_submodules_with_their_edits(project: Path, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    for name in ("kept.py", "edited.py"):
+        (library / name).write_text("committed = 1\n")
+    git(library, "init")
+    git(library, "add", ".")
+    git(library, "commit", "-m", "x")
+    git(project, "-c", "protocol.file.allow=always", "submodule", "add", str(library), "lib")
+    (project / "lib" / "edited.py").write_text("edited = 2\n")
+
+    snapshot.take(tmp_path / "code", project)
+
+    found = taken(tmp_path / "code")
+    assert {name: found[name] for name in ("lib/kept.py", "lib/edited.py", "new.py", "package/net.py")} == {
+        "lib/kept.py": "committed = 1\n",
+        "lib/edited.py": "edited = 2\n",
+        "new.py": "new = 3\n",
+        "package/net.py": "edited = 2\n",
+    }
+    assert "x.log" not in found and not [name for name in found if ".git/" in name]
+
+
 def test_snapshot_from_a_folder_inside_is_the_whole_repository(project: Path, tmp_path: Path) -> None:
     snapshot.take(tmp_path / "code", project / "package")
 
