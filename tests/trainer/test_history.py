@@ -25,6 +25,7 @@ def test_history_counts_those_that_were_killed_or_lost_a_peer(tmp_path: Path) ->
     write(tmp_path, 2, [("process_start", 0), ("first_step", 5), ("exit", 30, 1)])
     write(tmp_path, 3, [("process_start", 0), ("imports_done", 5), ("exit", 6, 1)])  # never trained
     (tmp_path / "attempt-4").mkdir()  # wrote nothing
+    write(tmp_path, 6, [("process_start", 0), ("first_step", 5), ("leaving", 20)])  # a peer's end took the last line
     now = write(tmp_path, 5, [("process_start", 0), ("first_step", 5)])
 
-    assert history(tmp_path, now) == History(failures=2, seen_s=180.0)
+    assert history(tmp_path, now) == History(failures=2, seen_s=200.0)

@@ -107,3 +107,26 @@ def test_profile_nobody_asked_for_is_not_imported(member: Make) -> None:
 
     assert "trainer.loop\n" in run.log()
     assert "trainer.profil" not in run.log()
+
+
+@pytest.mark.parametrize(
+    ("engine", "exchange"),
+    [
+        (Component(kind="ddp"), "c10d::allreduce_"),
+        (Component(kind="fsdp"), "c10d::_reduce_scatter_base_"),
+        (Component(kind="deepspeed", options={"stage": 1}), "c10d::allreduce_"),
+    ],
+    ids=["ddp", "fsdp", "zero-1"],
+)
+def test_gradients_are_exchanged_once_a_step_in_however_many_micro_batches(
+    member: Make, engine: Component, exchange: str
+) -> None:
+    exchanged = {}
+    for accumulate in (1, 4):
+        train = {"max_steps": 7, "batch_size": 16, "accumulate": accumulate, "profile": LOOK}
+        run = member(f"in-{accumulate}", ranks=2, engine=engine, train=train)
+
+        assert run.run() == [0, 0], run.log()
+
+        exchanged[accumulate] = [event.get("name") for event in trace(run)].count(exchange)
+    assert exchanged[1] == exchanged[4] >= 3

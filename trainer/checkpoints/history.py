@@ -34,13 +34,13 @@ def history(member: Path, attempt: Path) -> History:
 def of(ledgers: Sequence[Sequence[Mapping[str, Any]]]) -> History:
     """Of the events of attempts. One that never began training says nothing of how long machines last."""
     begun = [events for events in ledgers if any(e["event"] == "first_step" for e in events)]
-    failures = sum(1 for events in begun if _exit_code(events) not in LEFT_WELL)
+    failures = sum(1 for events in begun if not _left_well(events))
     return History(failures, sum(float(events[-1]["t"]) - float(events[0]["t"]) for events in begun))
 
 
-def _exit_code(events: Sequence[Mapping[str, Any]]) -> int | None:
-    """None where it was killed."""
-    return next((e["code"] for e in reversed(events) if e["event"] == "exit"), None)
+def _left_well(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Not where it was killed; a peer that is quicker to leave may have taken the last word from one that did."""
+    return any(e["event"] == "leaving" or (e["event"] == "exit" and e["code"] in LEFT_WELL) for e in events)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

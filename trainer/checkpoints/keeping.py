@@ -202,6 +202,7 @@ def leave(run: Run) -> None:
         _say_what_is_lost(run, step - kept, how, means)
     if how == "leave":
         raise Left
+    run.group.wait()  # who leaves first takes the others along: srun kills the step (--kill-on-bad-exit)
 
 
 def _say_what_is_lost(run: Run, steps: int, how: Parting, means: Means) -> None:
