@@ -86,18 +86,14 @@ def precision_is_native(train: Train, accelerator: Accelerator, job: Job, engine
         yield (what, "engine", "use engine=ddp or fsdp, or train.precision=bf16")
 
 
-def batch_divides(train: Train, pools: tuple[Pool, ...], job: Job) -> Iterator[Finding]:
+def batch_has_a_sample_for_each_rank(train: Train, pools: tuple[Pool, ...], job: Job) -> Iterator[Finding]:
     if job.kind != "trainer":
         return
     world = sum(pool.machine.nodes * ranks_per_node(pool) for pool in pools)
     parts = world * train.accumulate
-    if train.batch_size % parts:
-        what = f"train.batch_size is {train.batch_size}, not a multiple of {world} ranks x {train.accumulate}"
-        yield (
-            what,
-            "train.batch_size",
-            f"use a multiple of {parts}, such as {-(-train.batch_size // parts) * parts}",
-        )
+    if train.batch_size < parts:
+        what = f"train.batch_size is {train.batch_size}, less than {world} ranks x {train.accumulate}"
+        yield what, "train.batch_size", f"it is the samples of a step over all ranks: use {parts} or more"
 
 
 def training_ends(train: Train, job: Job) -> Iterator[Finding]:

@@ -138,7 +138,7 @@ def test_chosen_option_is_taken_whole_and_from_the_folders_of_the_launch(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("machine.ranks_per_node=3",), "train.batch_size is 64, not a multiple of 3 ranks"),
+        (("machine.ranks_per_node=65",), "train.batch_size is 64, less than 65 ranks"),
         (("machine.nods=3",), "machine has no key 'nods'"),
         (("model.width=3",), "model.width cannot be changed by retry"),
         (("launcher=local",), "launcher cannot be changed by retry"),

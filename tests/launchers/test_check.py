@@ -90,9 +90,9 @@ RULE_CASES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...], str]]] = {
         ),
         (("accelerator.precision=fp8",), ("'fp8'", "fp32, bf16"), "accelerator.precision=fp8"),
     ],
-    "batch_divides": [
-        (("machine.ranks_per_node=3", "train.batch_size=64"), ("64", "3 ranks"), "train.batch_size=64"),
-        (("train.accumulate=5", "train.batch_size=64"), ("64", "5"), "train.batch_size=64"),
+    "batch_has_a_sample_for_each_rank": [
+        (("machine.ranks_per_node=3", "train.batch_size=2"), ("2", "3 ranks"), "train.batch_size=2"),
+        (("train.accumulate=65", "train.batch_size=64"), ("64", "65"), "train.batch_size=64"),
     ],
     "training_ends": [(("train.epochs=null",), ("train.epochs", "train.max_steps"), "train.epochs=null")],
     "launcher_has_the_nodes": [(("machine.nodes=2",), ("2", "local"), "machine.nodes=2")],

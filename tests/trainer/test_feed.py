@@ -86,7 +86,7 @@ def test_fillers_weigh_nothing() -> None:
     full, short = Feed(samples, CPU).batches([(0, np.array([1, 0, 2])), (0, np.array([2, 3, PADDING]))])
 
     assert full.weights is None
-    assert short.inputs.tolist() == [2.0, 3.0, 0.0]
+    assert short.inputs.tolist() == [2.0, 3.0, 2.0]
     assert short.weights is not None and short.weights.tolist() == [1.0, 1.0, 0.0]
 
 

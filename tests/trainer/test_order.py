@@ -56,18 +56,18 @@ def test_permuted_leaves_no_trace_of_the_original_order() -> None:
 
 
 @given(
-    size=SIZES, micro=st.integers(1, 9), world=st.integers(1, 4), accumulate=st.integers(1, 3), epoch=st.integers(0, 3)
+    size=SIZES, more=st.integers(0, 70), world=st.integers(1, 4), accumulate=st.integers(1, 3), epoch=st.integers(0, 3)
 )
 def test_order_an_epoch_shows_all_ranks_each_sample_once(
-    size: int, micro: int, world: int, accumulate: int, epoch: int
+    size: int, more: int, world: int, accumulate: int, epoch: int
 ) -> None:
-    batch_size = micro * world * accumulate
+    batch_size = world * accumulate + more
     ranks = [Order(size, batch_size, 5, world, rank, accumulate) for rank in range(world)]
     steps = range(epoch * ranks[0].steps_per_epoch, (epoch + 1) * ranks[0].steps_per_epoch)
 
     shares = [share for order in ranks for step in steps for share in order.micro_batches(step)]
 
-    assert {len(share) for share in shares} == {micro}
+    assert {len(share) for share in shares} == {-(-batch_size // (world * accumulate))}
     assert sorted(i for share in shares for i in share if i != PADDING) == list(range(size))
     assert sum(ranks[0].samples_in(step) for step in steps) == size
 
@@ -75,11 +75,20 @@ def test_order_an_epoch_shows_all_ranks_each_sample_once(
 @given(size=SIZES, step=st.integers(0, 40))
 def test_order_another_layout_sees_the_same_global_batch(size: int, step: int) -> None:
     alone = Order(size, 24, 5)
-    shared = [Order(size, 24, 5, world=4, rank=rank, accumulate=2) for rank in range(4)]
+    for world, accumulate in ((4, 2), (5, 1), (3, 3)):
+        shared = [Order(size, 24, 5, world=world, rank=rank, accumulate=accumulate) for rank in range(world)]
 
-    parts = np.concatenate([np.concatenate(order.micro_batches(step)) for order in shared])
+        parts = np.concatenate([np.concatenate(order.micro_batches(step)) for order in shared])
 
-    assert sorted(parts) == sorted(alone.micro_batches(step)[0])
+        assert sorted(parts[parts != PADDING]) == sorted(i for i in alone.micro_batches(step)[0] if i != PADDING)
+
+
+def test_order_batch_that_ranks_cannot_share_evenly_gives_some_one_sample_less() -> None:
+    shared = [Order(1000, 64, 5, world=3, rank=rank, accumulate=2) for rank in range(3)]
+
+    counts = [[int((share != PADDING).sum()) for share in order.micro_batches(2)] for order in shared]
+
+    assert counts == [[11, 11], [11, 10], [11, 10]]
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 100, 10_000])
@@ -102,9 +111,9 @@ def test_order_epochs_and_seeds_differ() -> None:
     assert not (order.micro_batches(0) == other.micro_batches(0)).all()
 
 
-def test_order_batch_that_ranks_cannot_share_names_the_numbers() -> None:
-    with pytest.raises(UserError, match=r"batch_size is 64.*3 ranks.*accumulate=2[\s\S]*multiple of 6"):
-        Order(100, 64, 1, world=3, accumulate=2)
+def test_order_batch_without_a_sample_for_each_rank_names_the_numbers() -> None:
+    with pytest.raises(UserError, match=r"batch_size is 5.*3 ranks.*accumulate=2[\s\S]*6 or more"):
+        Order(100, 5, 1, world=3, accumulate=2)
 
 
 @given(size=st.integers(0, 300), micro=st.integers(1, 40), world=st.integers(1, 5))

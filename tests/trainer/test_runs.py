@@ -101,6 +101,19 @@ def test_two_ranks_to_the_end_are_as_one(member: Make) -> None:
     assert shared.log(1) == ""
 
 
+def test_three_ranks_that_do_not_divide_the_batch_are_as_one(member: Make) -> None:
+    """As where one of four nodes is lost."""
+    alone, shared = member("alone", train={"max_steps": 25}), member("shared", ranks=3, train={"max_steps": 25})
+    for run in (alone, shared):
+        run.start()
+
+    assert alone.wait() == [0], alone.log()
+    assert shared.wait() == [0, 0, 0], shared.log()
+
+    assert_same(weights(shared), weights(alone), tolerance=1e-4)
+    assert shared.result()["metrics"]["val/loss"] == pytest.approx(alone.result()["metrics"]["val/loss"], rel=1e-3)
+
+
 def test_a_run_that_changes_its_layout_ends_with_the_same_model(member: Make) -> None:
     train = {"max_steps": STEPS, "clip_norm": 1.0}
     alone, shared = member("alone", train=train), member("shared", ranks=2, train={**train, "accumulate": 2})

@@ -82,10 +82,10 @@ class Feed:
         return len(self.samples)
 
     def __getitem__(self, place: Place) -> Parts:
-        """One batch. A filler is the data set's first sample: any would do."""
+        """One batch."""
         epoch, indices = place
         fillers = indices == PADDING
-        places, drawn = np.where(fillers, 0, indices), getattr(self.samples, "drawn", None)
+        places, drawn = _filled(indices, fillers), getattr(self.samples, "drawn", None)
         inputs, targets = drawn(places, seed_of(self.seed, epoch)) if drawn else self.samples.batch(places)
         return inputs, targets, _weights(fillers) if fillers.any() else None
 
@@ -110,7 +110,7 @@ class Feed:
             most = max(1, AT_ONCE_BYTES // max(1, _bytes(samples, len(place[1]))))
             indices = np.stack([own for _, own in (place, *itertools.islice(order, min(count, most) - 1))])
             fillers = indices == PADDING
-            inputs, targets = self._pieces(samples, np.where(fillers, 0, indices))
+            inputs, targets = self._pieces(samples, _filled(indices, fillers))
             count = 2 * min(count, most) if time.perf_counter() - begun < AT_ONCE_S else max(1, count // 4)
             short = fillers.any(1).tolist()
             for number, (x, y) in enumerate(zip(inputs, targets, strict=True)):
@@ -208,6 +208,11 @@ def workers_for(reading_s: float, loop_s: float, cores: int) -> int:
     if reading_s - RECEIVED_S < TOLERATED * (reading_s + loop_s):
         return 0
     return min(cores, math.ceil(reading_s / max(loop_s, 1e-6)) + 1)
+
+
+def _filled(indices: np.ndarray, fillers: np.ndarray) -> np.ndarray:
+    """A filler is the batch's first sample once more: it counts for nothing but in a model's running statistics."""
+    return np.where(fillers, np.maximum(indices[..., :1], 0), indices)
 
 
 def _weights(fillers: np.ndarray) -> Tensor:

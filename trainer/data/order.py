@@ -2,8 +2,8 @@
 
 Every epoch is a permutation of the data set, computed per position (a small cipher), so nothing is stored:
 a resume jumps to any step at once, and another number of ranks sees the same global batches.
-The last batch of an epoch is filled up with PADDING, which counts for nothing, so each epoch sees each
-sample exactly once. Reading the samples is in feed.py.
+The last batch of an epoch, and shares of a batch that ranks cannot share evenly, are filled up with PADDING, which
+counts for nothing, so each epoch sees each sample exactly once. Reading the samples is in feed.py.
 """
 
 from __future__ import annotations
@@ -94,18 +94,23 @@ class Order:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UserError("the training set is empty", "data", "choose other data, or a smaller split.fraction")
-        if self.batch_size % (self.world * self.accumulate):
+        if self.batch_size < self.parts:
             raise UserError(
-                f"train.batch_size is {self.batch_size}, which {self.world} ranks with train.accumulate="
-                f"{self.accumulate} cannot share: {self.batch_size} / ({self.world} * {self.accumulate}) is not whole",
+                f"train.batch_size is {self.batch_size}, and {self.world} ranks with train.accumulate="
+                f"{self.accumulate} need a sample for each of {self.parts} forward passes",
                 "train.batch_size",
-                f"make it a multiple of {self.world * self.accumulate}",
+                f"raise it to {self.parts} or more",
             )
 
     @property
+    def parts(self) -> int:
+        """Forward passes of a step, over all ranks."""
+        return self.world * self.accumulate
+
+    @property
     def micro_size(self) -> int:
-        """Samples in one forward pass of one rank."""
-        return self.batch_size // (self.world * self.accumulate)
+        """Samples in one forward pass of one rank. Where the ranks do not divide the batch, some have one PADDING."""
+        return -(-self.batch_size // self.parts)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,7 +126,7 @@ class Order:
         return min(self.batch_size, self.size - step % self.steps_per_epoch * self.batch_size)
 
     def micro_batches(self, step: int) -> Indices:
-        """This rank's part of a step, one row per forward pass. PADDING stands at the end of an epoch's last batch."""
+        """This rank's part of a step, one row per forward pass. PADDING stands at the end."""
         place = step % self._at_once
         return _parcel(self, step - place)[place]
 
@@ -137,11 +142,21 @@ def _parcel(order: Order, first: int) -> Indices:
     call."""
     epochs, places = np.divmod(np.arange(first, first + order._at_once), order.steps_per_epoch)
     keys = np.array([seed_of(order.seed, epoch) for epoch in range(epochs[0], epochs[-1] + 1)], np.uint64)
-    own = np.arange(order.batch_size).reshape(order.accumulate, order.world, order.micro_size)[:, order.rank]
-    positions = places[:, None] * order.batch_size + own.ravel()
+    own, is_filler = _share(order)
+    positions = places[:, None] * order.batch_size + own
     samples = permuted(np.minimum(positions, order.size - 1), order.size, keys[epochs - epochs[0]])
-    samples[positions >= order.size] = PADDING
+    samples[(positions >= order.size) | is_filler] = PADDING
     return samples.reshape(-1, order.accumulate, order.micro_size)
+
+
+def _share(order: Order) -> tuple[Indices, np.ndarray]:
+    """Which positions of a batch are this rank's, forward pass after forward pass, and which of them are none: the
+    first passes have one sample more, where there are too few for all."""
+    least, more = divmod(order.batch_size, order.parts)
+    passes = np.arange(order.accumulate)[:, None] * order.world + order.rank
+    places = np.arange(order.micro_size)
+    own = passes * least + np.minimum(passes, more) + places
+    return own.ravel(), (places >= least + (passes < more)).ravel()
 
 
 def covering(size: int, micro_size: int, world: int = 1, rank: int = 0) -> Iterator[Indices]:
