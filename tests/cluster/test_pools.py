@@ -65,6 +65,21 @@ def test_pools_of_alike_machines_share_one_allocation(programs: Cluster) -> None
     assert len({w["host"] for w in heard(run)}) == 3
 
 
+@pytest.mark.parametrize("machine", ["{nodes: 2}", "{nodes: 2, mem_gb: 0.7}"], ids=["one allocation", "two parts"])
+def test_pools_that_fall_silent_are_ended_with_the_stacks_of_every_rank(programs: Cluster, machine: str) -> None:
+    silent = f"[{sys.executable},-c,'import time; time.sleep(600)']"
+    pools = f"pools=[{{}},{{machine: {machine}}}]"
+
+    run = programs.launch(f"job.command={silent}", pools, "job.silent_min=0.2", "job.notice_s=5")
+
+    assert programs.wait(run)["state"] == "FAILED"
+    (attempt,) = attempts(run)
+    assert attempt["cause"] == "hang", attempt
+    seen = [(run / f"members/0/attempt-0/stacks-{rank}.txt").read_text() for rank in range(3)]
+    assert all("as seen from outside on n" in text and "process " in text for text in seen)
+    assert not [path for path in run.glob("logs/*") if "could look from outside" in path.read_text()]
+
+
 def test_pools_in_a_grid_keep_the_cap_and_are_cancelled_as_one(programs: Cluster) -> None:
     more = ("params.x=1,2,3", "launcher.max_parallel=1", "job.parameters=environment")
     run = programs.launch("-m", f"job.command={command('chief', 99)}", workers(1), *more)
