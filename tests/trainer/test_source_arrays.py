@@ -45,14 +45,15 @@ def test_arrays_samples_are_the_numbers_that_were_written(
     written = RANDOM.integers(0, 256, (20, *shape)).astype(dtype)
     labels = np.arange(20) % 3
 
-    data = load(write(tmp_path / place, x=written, y=labels))
+    form = "numbers" if len(shape) == 1 else "images"
+    data = load(write(tmp_path / place, x=written, y=labels), form=form)
 
     inputs, targets = everything(data.train)
-    form = (1, *shape) if len(shape) == 2 else shape
+    each = (1, *shape) if len(shape) == 2 else shape
     wanted = written.astype("f4") / (255 if dtype == "uint8" else 1)
-    assert inputs.dtype == torch.float32 and torch.equal(inputs, torch.from_numpy(wanted.reshape(20, *form)))
+    assert inputs.dtype == torch.float32 and torch.equal(inputs, torch.from_numpy(wanted.reshape(20, *each)))
     assert targets.tolist() == labels.tolist()
-    assert (data.shape.input_shape, data.shape.classes) == (form, 3)
+    assert (data.shape.form, data.shape.input_shape, data.shape.classes) == (form, each, 3)
     assert data.train_card.scale == ((255.0,) if dtype == "uint8" else ())
 
 
@@ -60,7 +61,7 @@ def test_arrays_images_with_their_channels_last_are_turned(tmp_path: Path) -> No
     images = RANDOM.integers(0, 256, (6, 4, 5, 3)).astype("uint8")
     path = write(tmp_path / "a.npz", x=images, y=np.arange(6)[:, None])
 
-    inputs, targets = everything(load(path, channels_last=True).train)
+    inputs, targets = everything(load(path, form="images", channels_last=True).train)
 
     assert inputs.shape == (6, 3, 4, 5) and inputs.is_contiguous()
     assert inputs[2, 1, 3, 4] == torch.tensor(images[2, 3, 4, 1] / 255, dtype=torch.float32)
@@ -124,6 +125,8 @@ X, Y = np.ones((4, 2)), np.arange(4) % 2
         ({"x": X, "y": Y - 1}, {}, "the lowest -1"),
         ({"x": X, "y": np.stack([Y, Y], 1)}, {}, "has 2 dimension(s) of int64"),
         ({"x": X[:, 0], "y": Y}, {}, "has 1 dimension(s) of float64"),
+        ({"x": X[:, None], "y": Y}, {}, "has 3 dimension(s) of float64, and data.form is 'numbers'"),
+        ({"x": X, "y": Y}, {"form": "images"}, "has 2 dimension(s) of float64, and data.form is 'images'"),
         ({"x": X.astype("U3"), "y": Y}, {}, "has 2 dimension(s) of <U3"),
         ({"x": X.astype(object), "y": Y}, {}, "cannot be read as an array"),
         ({"x": X, "y": Y, "v": X[:, :1]}, {"validation": ("v", "y")}, "are [1], and those that train [2]"),

@@ -54,6 +54,7 @@ def start(
         raise UserError(what, "engine.offload_weights", "set engine.stage=3, or leave the weights on the device")
     _must_have_kernels(place, model)
     deepspeed = _imported(place)
+    _must_be_supported(place, deepspeed)
     from trainer.parallel.zero import ZeroEngine
 
     _alone(place)
@@ -65,6 +66,15 @@ def start(
             model=model, optimizer=optimizer, config=document(options, place), dist_init_required=False
         )
     return ZeroEngine(place, engine, groups)
+
+
+def _must_be_supported(place: Place, deepspeed: Any) -> None:
+    """DeepSpeed asks for instructions (AVX512-FP16 on a CPU) that torch does without."""
+    accelerator = deepspeed.accelerator.get_accelerator()
+    has = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
+    if place.precision in has and not has[place.precision]():
+        what = f"DeepSpeed does not compute in {place.precision} on this {place.device.type}"
+        raise UserError(what, "train.precision", "choose another precision, engine=ddp or engine=fsdp")
 
 
 def _must_have_kernels(place: Place, model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from conf.bounds import Text, group
 from trainer.data import files, splits
@@ -39,14 +39,16 @@ class Options:
     path: Text
     """A .npz file, or a folder of .npy files."""
     inputs: Text = "x"
-    """Name of the array of inputs, samples first: `x` of x.npz's members, or the file x.npy. Three dimensions are
-    images of one channel, four are samples x channels x height x width."""
+    """Name of the array of inputs: `x` of a .npz file's members, or the file x.npy."""
     targets: Text = "y"
     """Name of the array of classes: whole numbers from 0, or one more dimension of one."""
     validation: tuple[Text, Text] | None = None
     """Names of inputs and classes that are kept apart already; None parts by `split`."""
     test: tuple[Text, Text] | None = None
     """Likewise, of a final test."""
+    form: Literal["numbers", "images"] = "numbers"
+    """numbers: samples x features. images: samples x height x width, of one channel, or samples x channels x height x
+    width."""
     channels_last: bool = False
     """Images are samples x height x width x channels, as TensorFlow has them."""
     split: Split = Split(fraction=0.1)
@@ -114,9 +116,9 @@ class Rows:
 
 
 def preview(options: Options) -> Preview:
-    """Only the arrays say whether they are images or numbers."""
+    """Images or numbers."""
     wrong = splits.mistakes(options.split, WAYS)
-    return Preview(None, options.validation is not None or splits.keeps(options.split, "stratified"), wrong)
+    return Preview(options.form, options.validation is not None or splits.keeps(options.split, "stratified"), wrong)
 
 
 def load(options: Options) -> Data:
@@ -170,17 +172,19 @@ def _pairs(options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     shape = pairs["train"][0].shape[1:]
     for part, (inputs, labels) in pairs.items():
         x, y = (there[name].shown for name in wanted[part])
-        _must_be_inputs(inputs, x, shape)
+        _must_be_inputs(inputs, x, shape, options.form)
         if len(inputs) != len(labels):
             what = f"{x} has {len(inputs)} samples, and {y} has {len(labels)}"
             raise UserError(what, "data.targets", "name the classes of these inputs, one for each")
     return pairs
 
 
-def _must_be_inputs(inputs: np.ndarray, shown: str, shape: tuple[int, ...]) -> None:
-    if inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
-        what = f"{shown} has {inputs.ndim} dimension(s) of {inputs.dtype}"
-        raise UserError(what, "data.inputs", "inputs are numbers, samples x features or samples x images")
+def _must_be_inputs(inputs: np.ndarray, shown: str, shape: tuple[int, ...], form: str) -> None:
+    dimensions = (2,) if form == "numbers" else (3, 4)
+    if inputs.dtype.kind not in "fiu" or inputs.ndim not in dimensions:
+        what = f"{shown} has {inputs.ndim} dimension(s) of {inputs.dtype}, and data.form is {form!r}"
+        do = "numbers are samples x features; images samples x height x width, or with channels: data.form=images"
+        raise UserError(what, "data.inputs", do)
     if inputs.shape[1:] != shape:
         what = f"samples of {shown} are {list(inputs.shape[1:])}, and those that train {list(shape)}"
         raise UserError(what, "data.validation", "name arrays of samples of one shape")
