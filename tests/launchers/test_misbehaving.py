@@ -152,7 +152,7 @@ time.sleep(95)
 """
     run = make_run(code)
     process = start(run, patch="import launchers.host.ranks as r; r.KILL_AFTER_S = 0.3")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not (run.member(0).attempts() and log(run).exists() and log(run).read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
