@@ -30,7 +30,7 @@ import json, os, time
 with open(os.environ["FAIRLEAD_REPORTS"], "a") as f:
     f.write(json.dumps({"step": 1, "loss": 0.5}) + "\\n" + json.dumps({"step": 2, "loss": 0.12345})[:-4])
     f.flush()
-time.sleep(60)
+time.sleep(600)
 """
 DIES = """
 import os, signal
