@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -282,6 +283,13 @@ while "--version" not in sys.argv and not os.path.exists(os.environ["FAKE_QUEUE"
 """
 
 
+def started(*words: str) -> subprocess.Popen[str]:
+    """The command, beside the test."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    argv = [sys.executable, "-m", "launchers.cli", *words]
+    return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def go(workdir: Path) -> None:
     """Slurm answers: to this sbatch and to all that follow."""
     (workdir / "queue.jsonl.go").touch()
@@ -294,9 +302,7 @@ def slow_launch(cluster: Any, workdir: Path) -> Iterator[Callable[[], tuple[subp
     begun: list[subprocess.Popen[str]] = []
 
     def start() -> tuple[subprocess.Popen[str], Run]:
-        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        words = [sys.executable, "-m", "launchers.cli", *ONE]
-        begun.append(subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        begun.append(started(*ONE))
         until(lambda: any("--version" not in call["argv"] for call in cluster.calls("sbatch")), 90, pause_s=0.02)
         (path,) = (workdir / "runs").glob("run-*/submit.jsonl")
         return begun[-1], Run(path.parent)
@@ -326,23 +332,32 @@ def test_status_of_a_killed_clients_submission_in_flight_is_queued(slow_launch: 
     assert (status["state"], status["members"][0]["message"]) == ("QUEUED", "is being submitted")
 
 
-def test_retry_of_a_submission_in_flight_is_refused(slow_launch: Any, fairlead: Command, workdir: Path) -> None:
+def waits(process: subprocess.Popen[str], run: Run) -> bool:
+    """Whether it has come to the lock that the launch holds."""
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if fd.readlink().name == run.change_lock.name:
+                return True
+    return False
+
+
+def test_retry_of_a_submission_in_flight_is_refused(slow_launch: Any, workdir: Path) -> None:
     client, run = slow_launch()
 
-    done = fairlead("retry", run.id)
+    with started("retry", run.id) as retry:
+        until(lambda: waits(retry, run), 90, pause_s=0.02)
+        go(workdir)
+        _, said = retry.communicate(timeout=90)
 
-    assert (done.returncode, "the job is QUEUED" in done.stderr) == (2, True)
-    go(workdir)
+    assert (retry.returncode, "the job is QUEUED" in said) == (2, True)
     assert client.wait(90) == 0
     assert [row["name"] for row in queue(workdir)] == [run.id, f"{run.id}.finish"]
 
 
 def test_cancel_of_a_submission_in_flight_reaches_it(slow_launch: Any, cluster: Any, workdir: Path) -> None:
     client, run = slow_launch()
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    words = [sys.executable, "-m", "launchers.cli", "cancel", run.id]
 
-    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) as cancel:
+    with started("cancel", run.id) as cancel:
         until(run.cancelled.exists, 90, pause_s=0.02)
         go(workdir)
         said, _ = cancel.communicate(timeout=90)
