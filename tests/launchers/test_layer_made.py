@@ -77,6 +77,7 @@ def mine(workdir: Path) -> Path:
     return project(workdir / "my_project", TASK)
 
 
+@pytest.mark.timeout(900)
 def test_installer_killed_while_it_builds_or_copies_leaves_nothing_that_is_taken_for_a_layer(
     mine: Path, workdir: Path
 ) -> None:
@@ -86,7 +87,7 @@ def test_installer_killed_while_it_builds_or_copies_leaves_nothing_that_is_taken
     hold.touch()
     for patch, moment in (("", (workdir / "building").exists), (STAYS, lambda: list(store.glob(copied)))):
         killed = asker(mine, house, hold, patch)
-        until(moment, 90, pause_s=0.02)
+        until(moment, 200, pause_s=0.02)
         killed.send_signal(signal.SIGKILL)
         killed.communicate(timeout=30)
         hold.unlink(missing_ok=True)
@@ -94,7 +95,7 @@ def test_installer_killed_while_it_builds_or_copies_leaves_nothing_that_is_taken
         assert [path.name for path in store.glob(".*") if path.is_dir()], "it was killed in the middle"
 
     again = asker(mine, house, hold)
-    digest, said = again.communicate(timeout=90)
+    digest, said = again.communicate(timeout=200)
 
     assert again.returncode == 0, said
     (layer,) = (path for path in store.iterdir() if path.is_dir())
