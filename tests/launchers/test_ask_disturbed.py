@@ -71,7 +71,7 @@ def waiting(run: Run, plan: Plan, indices: list[int], act: Callable[..., None] =
 
 def codes(processes: list[Process]) -> list[int | None]:
     for process in processes:
-        process.join(90)
+        process.join(280)
     return [process.exitcode for process in processes]
 
 
@@ -224,7 +224,7 @@ def test_ask_waiter_killed_between_any_two_lines_has_a_whole_point_or_none(searc
             time.sleep(chance.uniform(0.0, 0.2))
             assert give_with_others(run, plan, first) == (None, None)
             seen = read_json(run.member(first + 1).point)
-        waiter.join(60)
+        waiter.join(280)
         killed += waiter.exitcode == -signal.SIGKILL
         assert ask(run, plan, first + 1) is None
         assert seen in (None, read_json(run.member(first + 1).point))

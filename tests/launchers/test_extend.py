@@ -27,6 +27,7 @@ from launchers.run_folder.record import Run, read_json, read_lines, write_json
 from launchers.search import extend as extend_module
 from launchers.search.extend import Wish, extend
 from launchers.search.study import Study
+from tests.cluster.harness import until
 from tests.launchers.tracked import make_run, spec_of
 from tests.launchers.tried import accuracies, ask, make_search, search_of, start
 
@@ -379,7 +380,9 @@ run, index = Run(Path(sys.argv[1])), int(sys.argv[sys.argv.index("--member") + 1
 attempt = run.member(index).path / "attempt-0"
 attempt.mkdir(parents=True)
 write_json(run.member(index).point, {"point": {}, "sections": {}, "asked": time.time(), "reserved_gpu_hours": 0})
-time.sleep(1)
+until = time.monotonic() + 200
+while not (run.path / "go").exists() and time.monotonic() < until:
+    time.sleep(0.05)
 write_json(attempt / "outcome.json", {"state": "SUCCEEDED", "cause": "succeeded", "message": "", "ended": time.time()})
 mark_ended(run, index, 0, "SUCCEEDED")
 """
@@ -401,15 +404,15 @@ def test_extend_on_this_machine_adds_to_the_queue_that_runs_or_starts_one(
     (code / "launchers" / "host" / "supervise.py").unlink()
     (code / "launchers" / "host" / "supervise.py").write_text(QUICK)
     env = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run([sys.executable, "-c", LAUNCH, str(run.path)], env=env, check=True, timeout=30)
-    deadline = time.monotonic() + 40
-    while late and local.is_alive(run) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    subprocess.run([sys.executable, "-c", LAUNCH, str(run.path)], env=env, check=True, timeout=90)
+    if late:
+        (run.path / "go").touch()
+        until(lambda: not local.is_alive(run), 100, pause_s=0.1)
 
     done = fairlead("extend", str(run.path), "--trials", "5", "--json")
+    (run.path / "go").touch()
     assert json.loads(done.stdout)["members"] == [2, 3, 4], done.stderr
-    while local.is_alive(run) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: not local.is_alive(run), 200, pause_s=0.1)
 
     assert read_json(run.result)["members"] == {"SUCCEEDED": 5}
     assert [m.attempts for m in status_of(run).members] == [1] * 5

@@ -314,7 +314,7 @@ def _answers(port: int) -> bool:
 
 
 def _points_in(database: Path) -> int:
-    with contextlib.closing(sqlite3.connect(database)) as db:
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as db:  # the server writes meanwhile
         return int(db.execute("SELECT count(*) FROM metrics").fetchone()[0])
 
 

@@ -23,6 +23,7 @@ def log(run: Path, rank: int, attempt: int = 0) -> str:
     return (run / f"members/0/attempt-{attempt}/rank-{rank}.log").read_text()
 
 
+@pytest.mark.timeout(900)
 def test_tensorflow_installed_apart_trains_on_two_workers_that_meet_by_tf_config(here: Cluster) -> None:
     """TensorFlow is in none of the environments of Fairlead: the launch installs it for this program alone."""
     try:
@@ -120,6 +121,7 @@ accelerator.end_training()
 """
 
 
+@pytest.mark.timeout(900)
 def test_lightning_and_accelerate_installed_beside_torch_meet_on_two_ranks_and_report(here: Cluster) -> None:
     """Lightning finds the ranks that are there; Accelerate is started by torchrun, which is its own way."""
     (here.work / "mine/loops").mkdir(parents=True)

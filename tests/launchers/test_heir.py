@@ -101,6 +101,7 @@ def test_killed_at_any_call_the_next_try_gives_all(run: Run, monkeypatch: pytest
     assert not died and many > 5
 
 
+@pytest.mark.timeout(900)
 def test_population_of_our_trainer_trains_generations_and_the_best_says_its_line(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +127,7 @@ def test_population_of_our_trainer_trains_generations_and_the_best_says_its_line
         "launcher.max_parallel=2",
     )
 
-    done = laptop.fairlead("launch", *QUICK, *words, "train.epochs=3", timeout_s=280)
+    done = laptop.fairlead("launch", *QUICK, *words, "train.epochs=3", timeout_s=600)
 
     (run,) = (workdir / "runs").glob("family.v1")
     study = Study(Run(run))

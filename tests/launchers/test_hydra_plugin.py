@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.harness import until
 from tests.conftest import ROOT
 from tests.launchers.hydra_apps import BOTH, HERE, Application, make
 
@@ -132,19 +132,17 @@ def test_plugin_detached_says_what_is_queued_and_invents_nothing(app: Applicatio
 
 def test_plugin_interrupted_ends_what_runs_here(app: Application) -> None:
     program = app.folder / "app.py"
-    program.write_text(program.read_text().replace("if cfg.x == 13", "import time; time.sleep(60)\n    if cfg.x == 13"))
+    stays = "import time; time.sleep(600)\n    if cfg.x == 13"
+    program.write_text(program.read_text().replace("if cfg.x == 13", stays))
     argv = [sys.executable, "app.py", "-m", "hydra.sweep.dir=out", *BOTH, "x=1,2"]
     env = {**os.environ, "PYTHONPATH": app.path}
     with subprocess.Popen(argv, cwd=app.folder, env=env, stderr=subprocess.DEVNULL, start_new_session=True) as started:
-        deadline = time.monotonic() + 60
-        while not (app.folder / "out" / "1" / "seen.txt").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
+        until(lambda: all((app.folder / "out" / each / "seen.txt").exists() for each in "01"), 150)
         os.killpg(started.pid, signal.SIGINT)
-        assert started.wait(timeout=60) != 0
+        assert started.wait(timeout=90) != 0
 
     (run,) = app.runs()
-    while len(list(run.glob("members/*/attempt-0/outcome.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
+    until(lambda: len(list(run.glob("members/*/attempt-0/outcome.json"))) == 2, 150)
     states = [json.loads(p.read_text())["state"] for p in run.glob("members/*/attempt-0/outcome.json")]
     assert states == ["CANCELLED", "CANCELLED"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import itertools
 import json
 import signal
@@ -56,7 +57,7 @@ def report(step, **metrics):
 def told(*_):
     TOLD
 signal.signal(signal.SIGTERM, told)
-for step in range(1, 2000):
+for step in range(1, 12_000):
     report(step, loss=LOSS)
     time.sleep(0.05)
 """
@@ -123,7 +124,7 @@ def start(start: Start) -> Start:
     return lambda run, **more: start(run, "--member", "7", flags=["-S"], **more)
 
 
-def ended(process: subprocess.Popen[str], timeout_s: float = 40) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str], timeout_s: float = 90) -> tuple[int, str]:
     said, _ = process.communicate(timeout=timeout_s)
     assert "Traceback" not in said, said
     return process.returncode, said
@@ -134,7 +135,7 @@ def outcome(run: Run, attempt: int = -1) -> dict[str, Any]:
     return found
 
 
-def until(what: Callable[[], Any], timeout_s: float = 15) -> None:
+def until(what: Callable[[], Any], timeout_s: float = 90) -> None:
     deadline = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -163,7 +164,7 @@ def test_judge_stops_a_trial_that_will_not_win_however_it_leaves(
     assert (found["state"], found["cause"], found["exit_code"]) == ("PRUNED", "pruned", code)
     assert found["message"].startswith("median: the best loss")
     assert why_pruned(run.member(7)) == found["message"]
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 90, "by itself it would take ten minutes"
 
 
 def test_judge_program_that_does_not_listen_is_killed_after_the_notice(made: Made, start: Start) -> None:
@@ -175,7 +176,7 @@ def test_judge_program_that_does_not_listen_is_killed_after_the_notice(made: Mad
 
 
 def test_judge_leaves_a_good_trial_alone(made: Made, start: Start) -> None:
-    run, _ = made("import json, os, time\n" + reporting("0.5 / step").partition("\n")[2].replace("2000", "40"))
+    run, _ = made("import json, os, time\n" + reporting("0.5 / step").partition("\n")[2].replace("12_000", "40"))
 
     assert ended(start(run))[0] == 0
 
@@ -211,7 +212,7 @@ def test_judge_hears_our_trainers_spool(made: Made, start: Start) -> None:
 
 
 def test_judge_of_a_plain_job_collects_and_prunes_nobody(made: Made, start: Start) -> None:
-    run, _ = made(reporting("float('nan')").replace("2000", "5") + "sys.stdout.write('loss=3')", search=None)
+    run, _ = made(reporting("float('nan')").replace("12_000", "5") + "sys.stdout.write('loss=3')", search=None)
     make_private(run.member(7).path)
 
     assert ended(start(run))[0] == 0
@@ -303,10 +304,11 @@ def test_judge_killed_with_its_supervisor_loses_no_report(made: Made, start: Sta
 def test_judge_disk_full_is_told_once_and_the_trial_stopped_when_it_can_be(made: Made, start: Start) -> None:
     patch = """
 import launchers.host.judge as j, launchers.host.reports as r, time
-until, write, store = time.monotonic() + 3, j.write_json, r._store
+began, write, store = [], j.write_json, r._store
 def full(real):
     def act(*words):
-        if time.monotonic() < until:
+        began.append(time.monotonic())
+        if began[-1] - began[0] < 3:
             raise OSError(28, "No space left on device")
         real(*words)
     return act
@@ -324,7 +326,7 @@ j.write_json, r._store = full(write), full(store)
 
 
 def test_judge_damaged_file_of_another_trial_is_told_and_training_goes_on(made: Made, start: Start) -> None:
-    run, _ = made(reporting("0.5 / step").replace("2000", "60"))
+    run, _ = made(reporting("0.5 / step").replace("12_000", "60"))
     (run.member(2).point).write_text('{"point": ')
 
     code, said = ended(start(run))
@@ -365,8 +367,10 @@ class Ranks:
 
     def __init__(self, run: Run) -> None:
         self.run, self.said = run, list[tuple[str, bool]]()
+        self.told = 0.0
 
     def leave(self) -> None:
+        self.told = time.monotonic()
         self.said.append(("leave", why_pruned(self.run.member(7)) is not None))
 
     def kill(self) -> None:
@@ -404,16 +408,16 @@ def test_judge_says_it_once_and_insists_after_the_notice(made: Made, monkeypatch
     watching.start()
     report(path, 1, 5.0)
     until(lambda: ranks.said)
-    told = time.monotonic()
     report(path, 2, 5.0)
     until(lambda: len(ranks.said) > 2)
     watching.finish()
 
     assert [what for what, _ in ranks.said[:3]] == ["leave", "kill", "kill"]
-    assert time.monotonic() - told > 2
+    assert time.monotonic() - ranks.told > 2
 
 
-def test_judge_end_before_the_word_is_an_end_by_itself(made: Made) -> None:
+def test_judge_end_before_the_word_is_an_end_by_itself(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge.Reports, "pause_s", 60.0)
     watching, ranks, path = judging(*made())
     watching.start()
     report(path, 1, 5.0)
@@ -466,19 +470,28 @@ def test_judge_without_a_new_report_asks_nobody(made: Made, monkeypatch: pytest.
 
 def test_judge_looks_at_the_others_every_five_seconds_at_most(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "OTHERS_EVERY_S", 2.0)
-    asked = []
-    monkeypatch.setattr(
-        "launchers.search.study.Study.trials", lambda self, gone=(): asked.append(time.monotonic()) or []
-    )
+    asked: list[tuple[float, float]] = []
     watching, _, path = judging(*made())
+    real, begun = watching._verdict, [0.0]
+
+    def verdict() -> str | None:
+        begun[0] = time.monotonic()
+        return real()
+
+    monkeypatch.setattr(watching, "_verdict", verdict)
+    monkeypatch.setattr(
+        "launchers.search.study.Study.trials", lambda self, gone=(): asked.append((begun[0], time.monotonic())) or []
+    )
     watching.start()
-    for step in range(1, 61):
+    for step in range(1, 600):
         report(path, step, 0.1)
         time.sleep(0.1)
+        if len(asked) == 4:
+            break
     watching.finish()
 
-    assert 2 <= len(asked) <= 4
-    assert min(b - a for a, b in itertools.pairwise(asked)) > 1.9
+    assert len(asked) == 4
+    assert min(later - earlier for (earlier, _), (_, later) in itertools.pairwise(asked)) > 2
 
 
 def test_judge_of_many_trials_costs_a_few_ms_a_second(made: Made) -> None:
@@ -497,6 +510,7 @@ def test_judge_of_many_trials_costs_a_few_ms_a_second(made: Made) -> None:
         return why
 
     watching._verdict = verdict  # type: ignore[method-assign]
+    gc.collect()  # of all that the tests before left: it would count as the judge's
     watching.start()
     begun = time.monotonic()
     for step in range(1, 80):
@@ -512,7 +526,7 @@ def test_judge_that_hangs_does_not_hold_the_supervisor(made: Made, monkeypatch: 
     monkeypatch.setattr(judge, "JOIN_S", 0.3)
     watching, ranks, path = judging(*made())
     free = threading.Event()
-    ranks.leave = lambda: free.wait(20)  # type: ignore[assignment, method-assign, return-value]
+    ranks.leave = lambda: free.wait(200)  # type: ignore[assignment, method-assign, return-value]
     watching._leave = ranks.leave
     watching.start()
     report(path, 1, 5.0)
@@ -522,7 +536,7 @@ def test_judge_that_hangs_does_not_hold_the_supervisor(made: Made, monkeypatch: 
     why = watching.finish()
     free.set()
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 90
     assert why.startswith("median")
 
 

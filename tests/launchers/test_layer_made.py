@@ -46,11 +46,17 @@ if hold.exists():
         time.sleep(0.02)
 """
 """Before a wheel is built."""
+STAYS = """
+import time
+from launchers.programs import layer
+layer._describe = lambda *_: time.sleep(600)
+"""
+"""Where all has been copied, and nothing has its name yet."""
 
 
-def asker(mine: Path, house: Path, hold: Path) -> subprocess.Popen[str]:
-    """Another launch that asks for the layer."""
-    argv = [sys.executable, "-c", ASKS, str(mine), str(house), str(mine.parent / "runs")]
+def asker(mine: Path, house: Path, hold: Path, patch: str = "") -> subprocess.Popen[str]:
+    """Another launch that asks for the layer; `patch` is Python that runs before it does."""
+    argv = [sys.executable, "-c", patch + ASKS, str(mine), str(house), str(mine.parent / "runs")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TEST_HOLD": str(hold)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(argv, text=True, env=env, **pipes)
@@ -71,30 +77,25 @@ def mine(workdir: Path) -> Path:
     return project(workdir / "my_project", TASK)
 
 
+@pytest.mark.timeout(900)
 def test_installer_killed_while_it_builds_or_copies_leaves_nothing_that_is_taken_for_a_layer(
     mine: Path, workdir: Path
 ) -> None:
     house, hold, store = wheelhouse(workdir / "held"), workdir / "hold", workdir / "runs/.layers"
     wheel(house, "tinybuild", {"tinybuild.py": BACKEND.replace("def build_wheel", HELD + "\ndef build_wheel")})
     copied = ".*/whole/modules/trainer/task.py"
-    for moment in (lambda: (workdir / "building").exists(), lambda: list(store.glob(copied))):
-        hold.touch()
-        killed = asker(mine, house, hold)
-        until(lambda: (workdir / "building").exists(), pause_s=0.005)
-        if moment():
-            pass
-        else:
-            hold.unlink()
-            until(moment, pause_s=0.001)
+    hold.touch()
+    for patch, moment in (("", (workdir / "building").exists), (STAYS, lambda: list(store.glob(copied)))):
+        killed = asker(mine, house, hold, patch)
+        until(moment, 200, pause_s=0.02)
         killed.send_signal(signal.SIGKILL)
         killed.communicate(timeout=30)
         hold.unlink(missing_ok=True)
-        (workdir / "building").unlink()
         assert [path for path in store.glob("*/layer.json") if not path.parent.name.startswith(".")] == []
         assert [path.name for path in store.glob(".*") if path.is_dir()], "it was killed in the middle"
 
     again = asker(mine, house, hold)
-    digest, said = again.communicate(timeout=60)
+    digest, said = again.communicate(timeout=200)
 
     assert again.returncode == 0, said
     (layer,) = (path for path in store.iterdir() if path.is_dir())

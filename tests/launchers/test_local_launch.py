@@ -70,7 +70,8 @@ def test_killed_queue_is_told_and_retry_goes_on_from_the_checkpoint(laptop: Clus
     client = laptop.start(*slow)
     until(lambda: list((laptop.work / "runs").glob("digits-*")))
     run = run_of(laptop)
-    until(lambda: any((run / "members/0/checkpoints").glob("step-[0-9]")))
+    checkpoints = run / "members/0/checkpoints"
+    until(lambda: any(p.name.removeprefix("step-").isdigit() for p in checkpoints.glob("step-*")))
     queue = json.loads((run / "runner.json").read_text())["pid"]
 
     os.killpg(queue, signal.SIGKILL)
@@ -88,8 +89,9 @@ def test_killed_queue_is_told_and_retry_goes_on_from_the_checkpoint(laptop: Clus
     assert [a["state"] for a in attempts(run)] == ["REQUEUED", "CANCELLED"]
 
 
+@pytest.mark.timeout(900)
 def test_sweep_here_runs_one_after_the_other_and_names_the_best(laptop: Cluster) -> None:
-    done = laptop.fairlead("launch", "-m", *QUICK, "optimizer.lr=1e-5,1e-2", "train.epochs=5")
+    done = laptop.fairlead("launch", "-m", *QUICK, "optimizer.lr=1e-5,1e-2", "train.epochs=5", timeout_s=600)
 
     result = json.loads((run_of(laptop) / "result.json").read_text())
     assert result["best_member"] == 1 and "best       member 1" in done.stdout

@@ -97,7 +97,7 @@ def test_program_that_daemonises_leaves_nothing_behind(make_run: Make, start: St
     """One that both closes its output and forgets its environment is known by its parent, if it had one for a while."""
     code, seen = DAEMON, "pass"
     if close and env == "{}":  # stays a child for long enough to be seen
-        code, seen = DAEMON.replace("    if os.fork():\n        os._exit(0)\n", ""), "time.sleep(2.5)"
+        code, seen = DAEMON.replace("    if os.fork():\n        os._exit(0)\n", ""), "time.sleep(10)"
     run = make_run(f"{code}\ndaemon({close}, {env})\n{seen}\nprint('done')")
 
     assert ended(start(run)) == 0
@@ -152,7 +152,7 @@ time.sleep(95)
 """
     run = make_run(code)
     process = start(run, patch="import launchers.host.ranks as r; r.KILL_AFTER_S = 0.3")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not (run.member(0).attempts() and log(run).exists() and log(run).read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -253,13 +253,14 @@ def test_program_whose_disk_is_full_goes_on_and_its_output_is_missed(
     if os.getuid() != 0:
         pytest.skip("needs root, to mount a small disk")
     code = """
-import os, time
+import fcntl, os, termios, time
 here = os.environ["FAIRLEAD_ATTEMPT_DIR"]
 with open(here + "/fill", "wb", buffering=0) as f:
     try:
         while f.write(bytes(4096)): pass
     except OSError: pass
 for _ in range(300): print("lost " * 20)
+while any(fcntl.ioctl(1, termios.FIONREAD, bytes(4))): time.sleep(0.01)  # until all of it was read
 time.sleep(0.5)
 os.unlink(here + "/fill")
 print("kept")

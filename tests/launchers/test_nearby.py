@@ -51,16 +51,18 @@ def shared(workdir: Path) -> Path:
 
 
 def start(
-    folder: Path, origins: list[Origin], *words: str, most_gb: float | None = None, rank: int = 0
+    folder: Path, origins: list[Origin], *words: str, most_gb: float | None = None, rank: int = 0, patch: str = ""
 ) -> subprocess.Popen[str]:
-    """A rank whose first process is nearby.py."""
+    """A rank whose first process is nearby.py; `patch` is Python that runs before it."""
     attempt = folder.parent / "attempt-0"
     attempt.mkdir(exist_ok=True)
     documents = [{"kind": o.kind, "path": str(o.path), "digest": o.digest} for o in origins]
     settings: dict[str, Any] = {"folder": str(folder), "most_gb": most_gb, "attempt": str(attempt), "boxed": True}
     settings |= {"begin": "program_begin", "origins": documents}
     env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    argv = [sys.executable, "-IS", str(NEARBY), json.dumps(settings), *SAYS, *words]
+    patched = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{patch}\nnearby.main(sys.argv)"
+    program = ["-c", patched] if patch else [str(NEARBY)]
+    argv = [sys.executable, "-IS", *program, json.dumps(settings), *SAYS, *words]
     return subprocess.Popen(argv, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -85,10 +87,26 @@ def test_four_ranks_copy_image_and_layer_once_and_the_ledger_says_when(workdir: 
     assert told["warnings"] == [] and told["seconds"] >= 0
 
 
-def test_copier_that_is_killed_leaves_nothing_that_is_taken_for_a_copy(workdir: Path, shared: Path) -> None:
-    origin, folder = image(shared, "large", mb=200), workdir / "copies"
-    killed = start(folder, [origin], "x", "y")
-    until(lambda: [p for p in folder.glob(".making.*") if p.stat().st_size], pause_s=0.001)
+HELD = """
+import time
+from launchers.host import copies, nearby
+def half(source, target):
+    target.write_bytes(source.read_bytes()[:2_000_000])
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "size"),
+    [("copies.shutil.copyfile = half", 2_000_000), ("copies._named = lambda *_: time.sleep(600)", 4_000_000)],
+    ids=["while it copies", "before it has its name"],
+)
+def test_copier_that_is_killed_leaves_nothing_that_is_taken_for_a_copy(
+    workdir: Path, shared: Path, patch: str, size: int
+) -> None:
+    origin, folder = image(shared, "large", mb=4), workdir / "copies"
+    killed = start(folder, [origin], "x", "y", patch=HELD + patch)
+    until(lambda: any(p.stat().st_size == size for p in folder.glob(".making.*")), pause_s=0.02)
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=30)
     assert not (folder / origin.name).exists() and list(folder.glob(".making.*"))

@@ -17,6 +17,19 @@ from launchers.queue.handover import submit_members
 from launchers.run_folder.record import locked
 from tests.cluster.harness import QUICK, ROOT, Cluster
 
+SLOW = """
+import time
+import torch
+
+class Net(torch.nn.Sequential):
+    def __init__(self):
+        hidden = [torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Dropout(0.2)]
+        super().__init__(*hidden, torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+
+    def forward(self, x):
+        time.sleep(0.1 * self.training)  # else it has ended before somebody on a busy machine has killed it
+        return super().forward(x)
+"""
 DRAWS = """
 import os
 import torch
@@ -37,12 +50,23 @@ def laptop(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return Cluster(workdir, first=())
 
 
+def own_model(laptop: Cluster, text: str) -> tuple[str, ...]:
+    """Words that choose it."""
+    (laptop.work / "mine.py").write_text(text)
+    groups = laptop.work / "conf"
+    (groups / "model").mkdir(parents=True)
+    (groups / "model" / "mine.yaml").write_text("_target_: mine.Net\n")
+    return ("--config-dir", str(groups), "model=mine")
+
+
+@pytest.mark.timeout(900)
 def test_prove_two_ranks_that_are_killed_and_stopped_end_with_the_same_bits(laptop: Cluster) -> None:
-    words = ("experiment=digits", "model=mlp", "model.dropout=0.2", "machine.ranks_per_node=2", "train.epochs=8")
+    words = ("experiment=digits", *own_model(laptop, SLOW), "machine.ranks_per_node=2", "train.epochs=5")
 
-    found = json.loads(laptop.fairlead("prove", *words, "--kills", "2", "--seed", "3", "--json").stdout)
+    done = laptop.fairlead("prove", *words, "--kills", "2", "--seed", "3", "--json", timeout_s=600)
 
-    assert found["holds"] and found["total_steps"] == 8 * 23 and found["tensors"] > 20
+    found = json.loads(done.stdout)
+    assert found["holds"] and found["total_steps"] == 5 * 23 and found["tensors"] > 20
     assert [each["signal"] for each in found["struck"]] == ["SIGKILL", "SIGTERM"]
     for each in found["struck"]:
         assert each["planned"] <= each["reached"] < found["total_steps"]
@@ -51,14 +75,11 @@ def test_prove_two_ranks_that_are_killed_and_stopped_end_with_the_same_bits(lapt
     assert list((laptop.work / "runs").iterdir()) == [], "what a proof ran is nobody's"
 
 
+@pytest.mark.timeout(900)
 def test_prove_a_model_that_draws_its_own_random_numbers_is_told_where(laptop: Cluster) -> None:
-    (laptop.work / "drawing.py").write_text(DRAWS)
-    groups = laptop.work / "conf"
-    (groups / "model").mkdir(parents=True)
-    (groups / "model" / "drawing.yaml").write_text("_target_: drawing.Net\n")
-    words = ("--config-dir", str(groups), *QUICK, "model=drawing", "train.epochs=20")
+    words = (*QUICK, *own_model(laptop, DRAWS), "train.epochs=20")
 
-    done = laptop.fairlead("prove", *words, "--kills", "1", check=False)
+    done = laptop.fairlead("prove", *words, "--kills", "1", check=False, timeout_s=600)
 
     said = done.stdout
     assert done.returncode == 1, done.stderr

@@ -15,6 +15,7 @@ from launchers.host import ranks
 from launchers.host.ranks import Processes, tail
 from launchers.run_folder.record import Attempt
 from launchers.step import Step
+from tests.cluster.harness import until
 from tests.plans import pool_plan
 
 Begin = Callable[..., Processes]
@@ -37,17 +38,17 @@ def test_processes_all_good_is_zero(begin: Begin) -> None:
 
 def test_processes_one_bad_ends_the_others(begin: Begin) -> None:
     begun = time.monotonic()
-    running = begin("import os, sys, time\nif os.environ['RANK'] == '2': sys.exit(4)\ntime.sleep(60)", 3)
+    running = begin("import os, sys, time\nif os.environ['RANK'] == '2': sys.exit(4)\ntime.sleep(600)", 3)
 
     assert running.wait() == 4
 
-    assert (running.first_rank, time.monotonic() - begun < 10) == (2, True)
+    assert (running.first_rank, time.monotonic() - begun < 90) == (2, True)
 
 
 def test_processes_one_that_was_killed_is_why_the_others_left(begin: Begin) -> None:
     code = "import os, time; time.sleep(0.3); os.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else os._exit(1)"
     running = begin(code, 3)
-    time.sleep(1)
+    until(lambda: all(rank.poll() is not None for rank in running._ranks), pause_s=0.02)
 
     assert (running.wait(), running.first_rank) == (-signal.SIGKILL, 1)
 
@@ -111,11 +112,14 @@ def test_processes_that_ignore_the_end_are_killed(
     assert running.wait() == -signal.SIGKILL
 
 
-def test_processes_notice_does_not_start_the_clock(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_notice_does_not_start_the_clock(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """USR2 says «save»; only TERM says «go»."""
     monkeypatch.setattr(ranks, "KILL_AFTER_S", 0.0)
-    running = begin("import signal, time; signal.signal(12, signal.SIG_IGN); time.sleep(0.8)", 1)
-    time.sleep(0.3)
+    running = begin("import signal, time; signal.signal(12, signal.SIG_IGN); print(1, flush=True); time.sleep(0.8)", 1)
+    while not tail(tmp_path / "rank-0.log"):
+        time.sleep(0.02)
 
     running.tell(signal.SIGUSR2)
 
@@ -125,18 +129,19 @@ def test_processes_notice_does_not_start_the_clock(begin: Begin, monkeypatch: py
 def test_processes_second_word_does_not_start_the_clock_anew(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ranks, "KILL_AFTER_S", 0.5)
+    monkeypatch.setattr(ranks, "KILL_AFTER_S", 20)
     running = begin("import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)", 1)
     while not tail(tmp_path / "rank-0.log"):
         time.sleep(0.02)
     running.tell(signal.SIGTERM)
-    time.sleep(0.4)
+    assert running._told is not None
+    running._told -= 19.5
     begun = time.monotonic()
 
     running.tell(signal.SIGTERM)
-    running.wait()
+    assert running.wait() == -signal.SIGKILL
 
-    assert time.monotonic() - begun < 0.4
+    assert time.monotonic() - begun < 15
 
 
 def test_tail_no_file_is_no_line(tmp_path: Path) -> None:
@@ -164,7 +169,11 @@ def test_tail_huge_log_is_read_from_its_end(tmp_path: Path) -> None:
         f.truncate(2_000_000_000)
         f.seek(0, os.SEEK_END)
         f.write(b"\nlast\n")
-    begun = time.monotonic()
+    costs = []
 
-    assert tail(tmp_path / "x", 1) == ["last"]
-    assert time.monotonic() - begun < 1
+    for _ in range(5):
+        begun = time.thread_time()
+        assert tail(tmp_path / "x", 1) == ["last"]
+        costs.append(time.thread_time() - begun)
+
+    assert min(costs) < 0.1, "to read all of it takes a second"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 
 from launchers.errors import CommandError
 from launchers.parts import Part
+from launchers.queue import repair as repair_module
 from launchers.queue import submit as submit_module
 from launchers.queue.repair import repair
 from launchers.queue.submit import submit
 from launchers.run_folder.journal import Journal, Submission
 from launchers.run_folder.record import Run, read_json, read_lines, write_json
+from tests.cluster.harness import until
 
 CLIENT = """
 import sys
@@ -41,8 +44,8 @@ def submissions(run: Run) -> dict[str, Submission]:
     return {s.intent: s for s in Journal(run).submissions()}
 
 
-def killed(run: Run, root: Path, after_s: float, **env: str) -> None:
-    """Submit in a process of its own and kill it a while after it has begun."""
+def killed(run: Run, root: Path, pause: Callable[[], object], **env: str) -> None:
+    """Submit in a process of its own and kill it, when it has begun and this pause is over."""
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT, str(run.path)],
         env={**os.environ, "PYTHONPATH": str(root), **env},
@@ -50,17 +53,25 @@ def killed(run: Run, root: Path, after_s: float, **env: str) -> None:
         stderr=subprocess.DEVNULL,
     )
     assert client.stdout and client.stdout.readline() == b"ready\n"
-    time.sleep(after_s)
+    pause()
     client.send_signal(signal.SIGKILL)
     client.wait()
     client.stdout.close()
 
 
+def sbatch_begins(cluster: Any) -> object:
+    """No other command of Slurm's is called before, and sbatch has its lock by then."""
+    return until(cluster.log.exists, pause_s=0.02)
+
+
 def settle(run: Run) -> None:
     """What any later verb does, until nothing is open and no sbatch is in flight."""
-    for _ in range(4):
+
+    def settled() -> bool:
         repair(run)
-        time.sleep(0.1)
+        return not any(s.is_open for s in Journal(run).submissions())
+
+    until(settled, pause_s=0.1)
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.02, 0.08, 0.2, 0.35, 0.5, 0.65, 0.8, 1.2])
@@ -69,7 +80,7 @@ def test_submit_killed_at_any_time_queues_once_and_forgets_nothing(
 ) -> None:
     run, _ = slurm_run(members=2)
 
-    killed(run, root, after_s, FAKE_BEFORE="0.15", FAKE_AFTER="0.15")
+    killed(run, root, lambda: time.sleep(after_s), FAKE_BEFORE="0.15", FAKE_AFTER="0.15")
     settle(run)
 
     names = [j["name"] for j in queue(workdir)]
@@ -81,9 +92,12 @@ def test_submit_killed_at_any_time_queues_once_and_forgets_nothing(
     assert [j["after"] for j in queue(workdir) if j["name"].endswith("finish")] == [str(j["id"]) for j in members]
 
 
-def test_repair_waits_for_an_sbatch_in_flight(slurm_run: Any, cluster: Any, workdir: Path, root: Path) -> None:
+def test_repair_waits_for_an_sbatch_in_flight(
+    slurm_run: Any, cluster: Any, workdir: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair_module, "BUSY_S", 60)
     run, _ = slurm_run()
-    killed(run, root, 0.3, FAKE_BEFORE="0.9")
+    killed(run, root, lambda: sbatch_begins(cluster), FAKE_BEFORE="0.9")
 
     repair(run)
 
@@ -91,14 +105,16 @@ def test_repair_waits_for_an_sbatch_in_flight(slurm_run: Any, cluster: Any, work
 
 
 def test_repair_does_nothing_while_an_sbatch_hangs(slurm_run: Any, cluster: Any, workdir: Path, root: Path) -> None:
-    run, _ = slurm_run()
-    killed(run, root, 0.3, FAKE_BEFORE="4")
+    answers, run = workdir / "answers", slurm_run()[0]
+    hangs = f"import time\nwhile not os.path.exists({str(answers)!r}):\n    time.sleep(0.02)\n"
+    cluster.put("sbatch", hangs + cluster.texts["sbatch"])
+    killed(run, root, lambda: sbatch_begins(cluster))
     before = run.journal.read_bytes()
 
     repair(run)
 
     assert run.journal.read_bytes() == before
-    time.sleep(2.2)
+    answers.touch()
     settle(run)
     assert submissions(run)["d-1"].slurm_id == "100"
 

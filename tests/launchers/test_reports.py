@@ -57,17 +57,23 @@ def said(metrics: Metrics, attempt: Attempt, *lines: str | bytes) -> list[tuple[
 # --- hypertune, with the real package -----------------------------------------------------------------
 
 REAL = """
-import os, sys, time
+import os, pathlib, sys, time
 import hypertune
-one = hypertune.HyperTune()
+one, seen = hypertune.HyperTune(), pathlib.Path(os.environ["CLOUD_ML_HP_METRIC_FILE"]).with_name("seen")
+begun = time.monotonic()
 for i in range(1, int(sys.argv[1]) + 1):
     tool = one if sys.argv[2] == "one" else hypertune.HyperTune()
     tool.report_hyperparameter_tuning_metric("val/loss", 1 / i, i)
     time.sleep(float(sys.argv[3]))
+    while i - int(seen.read_text() or 0) > int(sys.argv[4]):
+        time.sleep(0.001)
+        assert time.monotonic() < begun + 200, "nobody collects"
 """
+"""Waits where it is too far ahead of its collector, which on a busy machine may not have its turn for a second."""
 
 
 def program(attempt: Attempt, code: str, *words: str) -> subprocess.Popen[bytes]:
+    (attempt.path / "seen").write_text("0")
     names = {
         "CLOUD_ML_HP_METRIC_FILE": str(attempt.path / "hypertune.metrics"),
         "CLOUD_ML_TRIAL_ID": "3",
@@ -77,9 +83,11 @@ def program(attempt: Attempt, code: str, *words: str) -> subprocess.Popen[bytes]
 
 
 def watch(source: Reports, running: subprocess.Popen[bytes]) -> None:
-    """As the judge does."""
+    """As the judge does; and tells the program how many reports are known."""
+    count = 0
     while running.poll() is None:
-        source.collect()
+        count += len(source.collect())
+        source.path.with_name("seen").write_text(str(count + len(source._waiting)))
         time.sleep(source.pause_s)
     assert running.returncode == 0
     source.collect(last=True)
@@ -89,8 +97,9 @@ def test_hypertune_real_package_in_a_hurry_loses_and_doubles_nothing(attempt: At
     """It keeps its last hundred reports alone, and writes the whole file anew for each."""
     source = Reports(HYPERTUNE, attempt)
 
-    watch(source, program(attempt, REAL, "1000", "one", "0.0005"))
+    watch(source, program(attempt, REAL, "1000", "one", "0.0005", "90"))
 
+    assert source.pause_s <= 0.02, "a hundred reports take it 60 ms"
     assert stored(attempt) == [(i, {"val/loss": 1 / i}) for i in range(1, 1001)]
     assert len((attempt.path / "hypertune.metrics").read_text().splitlines()) == 100
 
@@ -99,7 +108,7 @@ def test_hypertune_real_package_made_anew_for_each_report(attempt: Attempt) -> N
     """Many programs do; the file then holds one line."""
     source = Reports(HYPERTUNE, attempt)
 
-    watch(source, program(attempt, REAL, "15", "new", "0.1"))
+    watch(source, program(attempt, REAL, "15", "new", "0.1", "0"))
 
     assert stored(attempt) == [(i, {"val/loss": 1 / i}) for i in range(1, 16)]
 
@@ -107,7 +116,7 @@ def test_hypertune_real_package_made_anew_for_each_report(attempt: Attempt) -> N
 def test_hypertune_real_lines_keep_their_time(attempt: Attempt) -> None:
     begun = time.time()
     source = Reports(HYPERTUNE, attempt)
-    watch(source, program(attempt, REAL, "3", "one", "0.01"))
+    watch(source, program(attempt, REAL, "3", "one", "0.01", "90"))
 
     times = [row["t"] for row in read_lines(source.path)]
 
@@ -498,19 +507,26 @@ def test_reports_collector_killed_at_any_moment_doubles_nothing(attempt: Attempt
     """kill -9, again and again, of a process that collects what a real program reports."""
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom conf.job_schema import Metrics\n"
-        "from launchers.run_folder.record import Attempt\nfrom launchers.host.reports import Reports\n"
+        "from launchers.run_folder.record import Attempt, read_lines\nfrom launchers.host.reports import Reports\n"
         "source = Reports(Metrics(kind='hypertune'), Attempt(Path(sys.argv[1])))\n"
-        "while True:\n    source.collect()\n    time.sleep(source.pause_s)\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    source.collect()\n"
+        "    source.path.with_name('seen').write_text(str(len(read_lines(source.path))))\n"
+        "    time.sleep(source.pause_s)\n"
     )
-    running = program(attempt, REAL, "250", "one", "0.02")
+    running, chance = program(attempt, REAL, "250", "one", "0.02", "90"), random.Random(1)
     while running.poll() is None:
         collector = subprocess.Popen(
             [sys.executable, "-c", code, str(attempt.path)],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE,
         )
-        time.sleep(0.45)
-        collector.kill()
-        collector.wait()
+        with collector:
+            assert collector.stdout and collector.stdout.readline() == b"ready\n"
+            time.sleep(chance.uniform(0.0, 0.4))
+            collector.kill()
+    assert running.returncode == 0
     Reports(HYPERTUNE, attempt).collect(last=True)
 
     assert [step for step, _ in stored(attempt)] == list(range(1, 251))
@@ -580,12 +596,15 @@ def test_reports_quiet_program_costs_next_to_nothing(attempt: Attempt) -> None:
     source = Reports(HYPERTUNE, attempt)
     (attempt.path / "hypertune.metrics").write_text("".join(line + "\n" for line in lines_of(100)))
     source.collect(last=True)
-    begun = time.process_time()
+    costs = []
 
-    for _ in range(50):
-        source.collect()
+    for _ in range(5):
+        begun = time.thread_time()
+        for _ in range(50):
+            source.collect()
+        costs.append(time.thread_time() - begun)
 
-    assert time.process_time() - begun < 0.02
+    assert min(costs) < 0.02
     assert 50 * source.pause_s >= 0.25
 
 

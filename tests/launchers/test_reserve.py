@@ -61,20 +61,36 @@ def test_reserve_where_nothing_can_be_written_is_silent(tmp_path: Path) -> None:
     assert "No such file" in why_not_writable(tmp_path / "gone")
 
 
+HOLDS = """
+from trainer.checkpoints import keeping
+keeping.PATIENCE_S = (0, 1)  # else it would try for four minutes to write the last checkpoint
+forward, seen = Probe.forward, []
+def waiting(self, x):
+    seen.append(x)
+    while len(seen) > 9 and os.path.exists(HOLD):
+        time.sleep(0.02)
+    return forward(self, x)
+Probe.forward = waiting
+"""
+"""A model that trains for some steps, and then only when its test has filled the disk."""
+
+
 def test_disk_that_fills_while_training_is_the_sites_fault_and_retry_goes_on(
     small_disk: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     laptop = Cluster(workdir, first=())
-    slow = (*QUICK, "tracking=none", "tracking.register=null", "train.epochs=12", "train.log_every_steps=1")
-    probe = laptop.probe(sleep_s=0.1)
-    with (workdir / "probing.py").open("a") as f:  # else it would try for four minutes to write the last checkpoint
-        f.write("from trainer.checkpoints import keeping\nkeeping.PATIENCE_S = (0, 1)\n")
+    slow = (*QUICK, "tracking=none", "tracking.register=null", "train.epochs=60", "train.log_every_steps=1")
+    probe, hold = laptop.probe(sleep_s=0.1), workdir / "hold"
+    hold.touch()
+    with (workdir / "probing.py").open("a") as f:
+        f.write(HOLDS.replace("HOLD", repr(str(hold))))
     client = laptop.start(*slow, *probe, f"site.runs_dir={small_disk}/runs")
-    (run,) = until(lambda: list((small_disk / "runs").glob("digits-*")))
-    until(lambda: len(steps(run)) > 2)
+    (run,) = until(lambda: list((small_disk / "runs").glob("digits-*")), 90)
+    until(lambda: len(steps(run)) > 2, 90)
 
     filled = fill(small_disk)
+    hold.unlink()
     said, _ = client.communicate(timeout=90)
 
     (outcome,) = attempts(run)
@@ -82,7 +98,8 @@ def test_disk_that_fills_while_training_is_the_sites_fault_and_retry_goes_on(
     assert "No space left on device" in outcome["message"]
     assert f"then: fairlead retry {run.name}" in said
     filled.unlink()
+    done = len(steps(run))
     laptop.fairlead("retry", str(run))
-    until(lambda: len(steps(run)) > 6)
+    until(lambda: len(steps(run)) > done + 3, 90)
     laptop.fairlead("cancel", str(run))
     assert laptop.wait(run)["state"] == "CANCELLED"

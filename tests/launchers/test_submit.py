@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from launchers.queue.repair import repair
 from launchers.queue.submit import submit
 from launchers.run_folder.journal import Journal, Submission
 from launchers.run_folder.record import Run, read_lines, write_json
+from tests.cluster.harness import until
 
 
 def queue(workdir: Path) -> list[dict[str, Any]]:
@@ -154,19 +156,19 @@ def test_submit_without_flock_names_it(
 
 
 @pytest.mark.parametrize(
-    "end",
+    ("end", "limit_s"),
     [
-        "print('what a fine day')",
-        "sys.stdout.close(); os.kill(os.getpid(), 9)",
-        "sys.exit('sbatch: error: Batch job submission failed: Socket timed out on send/recv operation')",
-        "time.sleep(60)",
+        ("print('what a fine day')", 120),
+        ("sys.stdout.close(); os.kill(os.getpid(), 9)", 120),
+        ("sys.exit('sbatch: error: Batch job submission failed: Socket timed out on send/recv operation')", 120),
+        ("time.sleep(600)", 15),  # long enough for it to have queued the job first
     ],
 )
 def test_submit_accepted_without_an_answer_is_not_given_up(
-    slurm_run: Any, cluster: Any, workdir: Path, monkeypatch: pytest.MonkeyPatch, end: str
+    slurm_run: Any, cluster: Any, workdir: Path, monkeypatch: pytest.MonkeyPatch, end: str, limit_s: int
 ) -> None:
     """Slurm has the job, and sbatch could not say so: a retry must not queue the members a second time."""
-    monkeypatch.setattr(submit_module, "SBATCH_LIMIT_S", 1)
+    monkeypatch.setattr(submit_module, "SBATCH_LIMIT_S", limit_s)
     run, plan = slurm_run()
     cluster.put("sbatch", cluster.texts["sbatch"].rpartition("print(")[0] + end)
 
@@ -274,27 +276,39 @@ def test_retry_queues_what_failed(slurm_run: Any, cluster: Any, workdir: Path, f
 # --- while sbatch is on its way -----------------------------------------------------------------------
 
 ONE = ("launch", "launcher=slurm", "machine=cpu-small", "tracking=none", "--json")
+SLOW = """
+import time
+while "--version" not in sys.argv and not os.path.exists(os.environ["FAKE_QUEUE"] + ".go"):
+    time.sleep(0.02)
+"""
+
+
+def started(*words: str) -> subprocess.Popen[str]:
+    """The command, beside the test."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    argv = [sys.executable, "-m", "launchers.cli", *words]
+    return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def go(workdir: Path) -> None:
+    """Slurm answers: to this sbatch and to all that follow."""
+    (workdir / "queue.jsonl.go").touch()
 
 
 @pytest.fixture
 def slow_launch(cluster: Any, workdir: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], Run]]]:
-    """A launch whose sbatch takes its time, and its run folder as soon as sbatch has begun."""
-    cluster.put("sbatch", "import time; '--version' in sys.argv or time.sleep(4)\n" + cluster.texts["sbatch"])
+    """A launch whose sbatch waits for `go`, and its run folder as soon as sbatch has begun."""
+    cluster.put("sbatch", SLOW + cluster.texts["sbatch"])
     begun: list[subprocess.Popen[str]] = []
 
     def start() -> tuple[subprocess.Popen[str], Run]:
-        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        words = [sys.executable, "-m", "launchers.cli", *ONE]
-        begun.append(subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if any("--version" not in call["argv"] for call in cluster.calls("sbatch")):
-                (path,) = (workdir / "runs").glob("run-*/submit.jsonl")
-                return begun[-1], Run(path.parent)
-            time.sleep(0.02)
-        raise AssertionError("nothing was submitted")
+        begun.append(started(*ONE))
+        until(lambda: any("--version" not in call["argv"] for call in cluster.calls("sbatch")), 90, pause_s=0.02)
+        (path,) = (workdir / "runs").glob("run-*/submit.jsonl")
+        return begun[-1], Run(path.parent)
 
     yield start
+    go(workdir)  # also an sbatch whose launch was killed
     for process in begun:
         process.kill()
         process.communicate()
@@ -318,30 +332,45 @@ def test_status_of_a_killed_clients_submission_in_flight_is_queued(slow_launch: 
     assert (status["state"], status["members"][0]["message"]) == ("QUEUED", "is being submitted")
 
 
-def test_retry_of_a_submission_in_flight_is_refused(slow_launch: Any, fairlead: Command, workdir: Path) -> None:
+def waits(process: subprocess.Popen[str], run: Run) -> bool:
+    """Whether it has come to the lock that the launch holds."""
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if fd.readlink().name == run.change_lock.name:
+                return True
+    return False
+
+
+def test_retry_of_a_submission_in_flight_is_refused(slow_launch: Any, workdir: Path) -> None:
     client, run = slow_launch()
 
-    done = fairlead("retry", run.id)
+    with started("retry", run.id) as retry:
+        until(lambda: waits(retry, run), 90, pause_s=0.02)
+        go(workdir)
+        _, said = retry.communicate(timeout=90)
 
-    assert (done.returncode, "the job is QUEUED" in done.stderr) == (2, True)
-    assert client.wait(30) == 0
+    assert (retry.returncode, "the job is QUEUED" in said) == (2, True)
+    assert client.wait(90) == 0
     assert [row["name"] for row in queue(workdir)] == [run.id, f"{run.id}.finish"]
 
 
-def test_cancel_of_a_submission_in_flight_reaches_it(
-    slow_launch: Any, cluster: Any, fairlead: Command, workdir: Path
-) -> None:
+def test_cancel_of_a_submission_in_flight_reaches_it(slow_launch: Any, cluster: Any, workdir: Path) -> None:
     client, run = slow_launch()
 
-    done = fairlead("cancel", run.id)
+    with started("cancel", run.id) as cancel:
+        until(run.cancelled.exists, 90, pause_s=0.02)
+        go(workdir)
+        said, _ = cancel.communicate(timeout=90)
 
-    assert (done.returncode, done.stdout) == (0, f"{run.id} is being cancelled\n")
-    assert client.wait(30) == 0
+    assert (cancel.returncode, said) == (0, f"{run.id} is being cancelled\n")
+    assert client.wait(90) == 0
     (call,) = cluster.calls("scancel")
     assert call["argv"] == ["100"]
 
 
-def test_wait_goes_on_while_the_finish_step_is_still_to_be_queued(slow_launch: Any, fairlead: Command) -> None:
+def test_wait_goes_on_while_the_finish_step_is_still_to_be_queued(
+    slow_launch: Any, fairlead: Command, workdir: Path
+) -> None:
     client, run = slow_launch()
     attempt = run.member(0).path / "attempt-0"
     attempt.mkdir(parents=True)
@@ -350,7 +379,8 @@ def test_wait_goes_on_while_the_finish_step_is_still_to_be_queued(slow_launch: A
     done = fairlead("wait", run.id, "--timeout-s", "1")
 
     assert (done.returncode, "has not ended within 1 s" in done.stderr) == (3, True)
-    client.wait(30)
+    go(workdir)
+    assert client.wait(90) == 0
 
 
 def test_cancelled_member_stays_so_when_another_is_retried(slurm_run: Any, cluster: Any, fairlead: Command) -> None:

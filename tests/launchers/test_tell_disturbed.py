@@ -30,7 +30,7 @@ import json, os, time
 with open(os.environ["FAIRLEAD_REPORTS"], "a") as f:
     f.write(json.dumps({"step": 1, "loss": 0.5}) + "\\n" + json.dumps({"step": 2, "loss": 0.12345})[:-4])
     f.flush()
-time.sleep(60)
+time.sleep(600)
 """
 DIES = """
 import os, signal
@@ -75,7 +75,7 @@ def grow_old(path: Path) -> None:
 def test_supervisor_killed_while_it_ends_a_trial_loses_no_result(made: Made, start: Start, line: int) -> None:
     run, _ = made(FIVE)
     process = start(run, patch=DIES.replace("LINE", str(line)))
-    process.communicate(timeout=40)
+    process.communicate(timeout=200)
     assert process.returncode in (-signal.SIGKILL, 0)
     (attempt,) = run.member(7).attempts()
     has_outcome = attempt.outcome.exists()
@@ -103,7 +103,7 @@ def test_trial_killed_in_the_middle_of_a_report_has_the_whole_ones(made: Made, s
 
     os.kill(int(children[0]) if which == "program" else process.pid, signal.SIGKILL)
 
-    process.communicate(timeout=40)
+    process.communicate(timeout=200)
     if which == "supervisor":
         os.kill(int(children[0]), signal.SIGKILL)
         program(run, "raise SystemExit(1)")

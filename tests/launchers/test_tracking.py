@@ -249,6 +249,8 @@ def _downgrade(database: Path) -> str:
 
 def test_ensure_runs_dead_server_is_noticed_in_seconds_with_three_lines(tmp_path: Path) -> None:
     run = make_run(tmp_path, uri="http://user:secret@127.0.0.1:9")
+    with pytest.raises(StoreError):
+        ensure_runs(run)  # with all that is imported for it
 
     begin = time.monotonic()
     with pytest.raises(StoreError) as raised:
