@@ -24,7 +24,7 @@ import torch
 class Probe(torch.nn.Module):
     """Says what its rank saw, and obeys a file that the test writes.
 
-    A step takes `sleep_s`, in the first attempt `first_s` more; after six it waits while the file `hold_while` is there.
+    A step takes `sleep_s`, in the first attempt `first_s` more; the seventh waits while there is a file `hold_while`.
     """
 
     def __init__(self, note="", fail_while="", sleep_s=0.0, first_s=0.0, hold_while=""):
