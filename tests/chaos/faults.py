@@ -165,13 +165,13 @@ def _flip(path: Path, chance: int) -> None:
 
 
 def _switch_off(live: Live) -> None:
-    """A host loses its power, and gets it back when the cluster has seen that, or after a minute."""
+    """A host loses its power, and gets it back when the cluster has seen that, or after three minutes."""
     host = live.hosts[: live.case.layout.nodes][live.case.victim % live.case.layout.nodes]
     testbed("kill-host", str(host))
     (live.place.folder / "struck").touch()
     try:
         with contextlib.suppress(AssertionError):
-            until(lambda: "down" in slurm("sinfo", "--noheader", f"--nodes=n{host}", "--format=%T"), pause_s=0.5)
+            until(lambda: "down" in slurm("sinfo", "--noheader", f"--nodes=n{host}", "--format=%T"), 180, pause_s=0.5)
     finally:
         testbed("start-host", str(host))
 

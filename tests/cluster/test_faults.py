@@ -97,7 +97,7 @@ def test_lost_host_takes_the_job_to_others(cluster: Cluster) -> None:
 
     try:
         cluster.testbed("kill-host", lost)
-        until(lambda: len(attempts(run)) > 1, limit_s=200)
+        until(lambda: len(attempts(run)) > 1, limit_s=300)
     finally:
         cluster.testbed("start-host", lost)
     end = cluster.wait(run, timeout_s=300)
