@@ -133,7 +133,9 @@ def test_grid_under_faults_has_the_results_of_an_undisturbed_one(cluster: Cluste
     grid = ("-m", "params.x=0.1,0.2,0.3,0.4,0.5,0.6")
     here = Cluster(cluster.work, first=())
     calm = here.launch(*program(cluster), "name=calm", *grid)
-    run = cluster.launch(*program(cluster, STEPS="3", PAUSE_S="2"), "name=faults", "machine.cpus_per_rank=6", *grid)
+    gate = cluster.work / "gate"
+    words = program(cluster, PAUSE_S="0.5", GATE=str(gate))
+    run = cluster.launch(*words, "name=faults", "machine.cpus_per_rank=6", *grid)
     until(lambda: len(_hosts(run)) >= 3)
     hosts = _hosts(run)
     lost, preempted = list(hosts)[:2]
@@ -141,6 +143,8 @@ def test_grid_under_faults_has_the_results_of_an_undisturbed_one(cluster: Cluste
     try:
         cluster.testbed("kill-host", hosts[lost].removeprefix("n"))
         subprocess.run([*urgent, "--wrap=sleep 1"], check=True, timeout=30, capture_output=True)
+        until(lambda: attempts(run, preempted))
+        gate.touch()
         until(lambda: len(list(run.glob(f"members/{lost}/attempt-*"))) > 1)
     finally:
         cluster.testbed("start-host", hosts[lost].removeprefix("n"))
