@@ -26,7 +26,7 @@ from trainer.parallel.group import Group
 
 Make = Callable[..., Member]
 STOPPED = 75
-PATCHED = "{}\nimport trainer.__main__ as main\nmain.end(main.main())"
+PATCHED = "{}\nimport runpy\nrunpy.run_module('trainer', run_name='__main__')"
 SLOW_DISK = """
 import time
 from trainer.checkpoints import checkpoint
