@@ -99,8 +99,11 @@ def _kill_all(live: Live) -> None:
     _kill(live.pids)
 
 
-def _stop_one(live: Live) -> None:
+def _stop_one(live: Live) -> float:
+    """Once all wait in their step: there job.hang.step_s finds it, and in a save before that only slow_s."""
+    until(lambda: len(list(live.place.folder.glob("waits-*"))) == live.case.layout.world, limit_s=100)
     _kill([live.pids[live.case.victim % len(live.pids)]], signal.SIGSTOP)
+    return time.time()
 
 
 def _supervisor(live: Live) -> int:
@@ -165,13 +168,13 @@ def _flip(path: Path, chance: int) -> None:
 
 
 def _switch_off(live: Live) -> None:
-    """A host loses its power, and gets it back when the cluster has seen that, or after a minute."""
+    """A host loses its power, and gets it back when the cluster has seen that, or after three minutes."""
     host = live.hosts[: live.case.layout.nodes][live.case.victim % live.case.layout.nodes]
     testbed("kill-host", str(host))
     (live.place.folder / "struck").touch()
     try:
         with contextlib.suppress(AssertionError):
-            until(lambda: "down" in slurm("sinfo", "--noheader", f"--nodes=n{host}", "--format=%T"), pause_s=0.5)
+            until(lambda: "down" in slurm("sinfo", "--noheader", f"--nodes=n{host}", "--format=%T"), 180, pause_s=0.5)
     finally:
         testbed("start-host", str(host))
 

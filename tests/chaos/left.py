@@ -13,7 +13,7 @@ from tests.chaos.faults import Live, pids_with, until
 
 KEPT_BY_TORCH = "torchinductor_"
 """Its cache of compiled code, one per user: kept for the next program on purpose (left empty by an export)."""
-SETTLE_S = 30
+SETTLE_S = 120
 SHM_OF = re.compile(r"^torch_(\d+)_")
 
 

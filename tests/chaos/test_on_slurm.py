@@ -14,7 +14,7 @@ from tests.chaos.pool import run_all
 from tests.chaos.verdict import Row
 
 SEED, CASES = 20261121, 16
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")

@@ -132,6 +132,7 @@ class Undisturbed:
 
     def _made(self, training: Training) -> Path:
         layout = Layout(1, training.layout.world)
+        shutil.rmtree(self.folder / training.name, ignore_errors=True)  # of one that failed, or was cut off
         place = Place(self.folder / training.name).made({"dropout": training.dropout})
         here = Training(training.engine, layout, training.dropout)
         assert place.start(*here.words(), "tracking=none").wait(200) == 0, (place.folder / "launch.log").read_text()

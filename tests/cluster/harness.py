@@ -22,20 +22,27 @@ import json, os, pathlib, sys, time
 import torch
 
 class Probe(torch.nn.Module):
-    """Says what its rank saw, and obeys a file that the test writes."""
+    """Says what its rank saw, and obeys a file that the test writes.
 
-    def __init__(self, note="", fail_while="", sleep_s=0.0):
+    A step takes `sleep_s`, in the first attempt `first_s` more; the seventh waits while there is a file `hold_while`.
+    """
+
+    def __init__(self, note="", fail_while="", sleep_s=0.0, first_s=0.0, hold_while=""):
         super().__init__()
         seen = {"note": note, "environ": dict(os.environ), "host": os.uname().nodename, "argv": sys.argv}
         pathlib.Path(os.environ["FAIRLEAD_MEMBER_DIR"], f"seen-{os.environ['RANK']}.json").write_text(json.dumps(seen))
         if fail_while and pathlib.Path(fail_while).exists():
             raise ValueError(f"told to fail by {fail_while}")
-        self.sleep_s = sleep_s
+        self.sleep_s = sleep_s + (first_s if os.environ["FAIRLEAD_ATTEMPT"] == "0" else 0.0)
+        self.hold_while, self.passes = hold_while, 0
         self.layer = torch.nn.Linear(4, 3)
 
     def forward(self, x):
-        if self.training and self.sleep_s:
+        if self.training:
+            self.passes += 1
             time.sleep(self.sleep_s)
+            while self.hold_while and self.passes > 6 and pathlib.Path(self.hold_while).exists():
+                time.sleep(0.1)
         return self.layer(x)
 '''
 
@@ -50,7 +57,7 @@ class Cluster:
     work: Path
     first: tuple[str, ...] = ON_SLURM
 
-    def fairlead(self, *words: str, timeout_s: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def fairlead(self, *words: str, timeout_s: float = 280, check: bool = True) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "launchers.cli", *words]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, cwd=self.work, check=False)
         assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -93,7 +100,7 @@ class Cluster:
         subprocess.run([str(TESTBED / "testbed"), *words], check=True, timeout=120, capture_output=True)
 
 
-def until(question: Callable[[], Any], limit_s: float = 60, pause_s: float = 0.3) -> Any:
+def until(question: Callable[[], Any], limit_s: float = 200, pause_s: float = 0.3) -> Any:
     """The first answer that is true. Fails after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:

@@ -25,12 +25,15 @@ told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 signal.signal(signal.SIGUSR2, lambda *_: told.append(1))
 steps, pause_s = int(os.environ.get("STEPS", "3")), float(os.environ.get("PAUSE_S", "0.1"))
+gate = os.environ.get("GATE")
 if os.environ.get("FAIL"):
     raise KeyError(os.environ["FAIL"])
 state = folder / "state.json"
 done = json.loads(state.read_text())["step"] if state.exists() else 0
 for step in range(done + 1, steps + 1):
     time.sleep(pause_s)
+    while gate and step == 2 and not told and not os.path.exists(gate):
+        time.sleep(0.1)
     with open(os.environ["FAIRLEAD_REPORTS"], "a") as f:
         f.write(json.dumps({"step": step, "loss": (x - 0.3) ** 2 + 1 / step}) + "\\n")
     if os.environ["RANK"] == "0":  # the others may be a step ahead
@@ -45,8 +48,9 @@ for step in range(done + 1, steps + 1):
 if done == 0 and os.environ["FAIRLEAD_MEMBER"] in os.environ.get("HOLD_TELL", "").split(","):
     os.mkfifo(os.environ["FAIRLEAD_ATTEMPT_DIR"] + "/rank-9.error.json")
 """
-"""STEPS, PAUSE_S, FAIL (a message), HANG (members that stop after their first report) and HOLD_TELL (those whose
-supervisor cannot read a file when they have ended, and waits) say what it does."""
+"""STEPS, PAUSE_S, GATE (a file that the second step waits for, unless told to leave), FAIL (a message), HANG (members
+that stop after their first report) and HOLD_TELL (those whose supervisor cannot read a file when they have ended, and
+waits) say what it does."""
 SEARCH = {
     "kind": "search",
     "algorithm": "random",

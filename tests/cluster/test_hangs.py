@@ -13,15 +13,19 @@ import pytest
 
 from tests.cluster.harness import QUICK, Cluster, attempts, steps, until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 SAVING = (
     *QUICK,
+    "tracking=none",
+    "tracking.register=null",
     "train.epochs=null",
-    "train.max_steps=16",
+    "train.max_steps=100",
     "train.log_every_steps=1",
-    "train.checkpoint_every_steps=2",
+    "train.checkpoint_every_steps=4",
 )
-TWO_HOSTS = ("machine.nodes=2", "job.hang={step_s: 3, slow_s: 90}")
+TWO_HOSTS = ("machine.nodes=2", "job.hang={step_s: 10, slow_s: 300}")
+FIRST_S = 0.3
+"""A step of the first attempt, so that there are 30 s to harm it; the next one does not dawdle."""
 
 
 def ranks(run: Path, number: int) -> list[int]:
@@ -47,8 +51,8 @@ def has_saved(run: Path) -> bool:
 
 @pytest.mark.apptainer
 def test_stopped_rank_in_a_container_is_named_and_the_run_goes_on_in_its_allocation(cluster: Cluster) -> None:
-    run = cluster.launch(*SAVING, *TWO_HOSTS, "container=pytorch-cpu", *cluster.probe(sleep_s=0.3))
-    until(lambda: has_saved(run), 120)
+    run = cluster.launch(*SAVING, *TWO_HOSTS, "container=pytorch-cpu", *cluster.probe(first_s=FIRST_S))
+    until(lambda: has_saved(run))
     (pid,) = ranks(run, 1)
 
     os.kill(pid, signal.SIGSTOP)
@@ -65,8 +69,8 @@ def test_stopped_rank_in_a_container_is_named_and_the_run_goes_on_in_its_allocat
 
 
 def test_killed_rank_is_named_and_the_run_goes_on_in_its_allocation(cluster: Cluster) -> None:
-    run = cluster.launch(*SAVING, *TWO_HOSTS, *cluster.probe(sleep_s=0.3))
-    until(lambda: has_saved(run), 120)
+    run = cluster.launch(*SAVING, *TWO_HOSTS, *cluster.probe(first_s=FIRST_S))
+    until(lambda: has_saved(run))
     (pid,) = ranks(run, 1)
 
     os.kill(pid, signal.SIGKILL)
@@ -107,13 +111,13 @@ def test_host_on_which_every_attempt_crashes_is_avoided_after_a_requeue(cluster:
 
 def test_host_that_falls_silent_before_slurm_notices_is_left_for_others(cluster: Cluster) -> None:
     """The watchdog is quicker: it starts the step again on nodes of which one is gone."""
-    run = cluster.launch(*SAVING, *TWO_HOSTS, *cluster.probe(sleep_s=0.3))
-    until(lambda: has_saved(run), 120)
+    run = cluster.launch(*SAVING, *TWO_HOSTS, *cluster.probe(first_s=FIRST_S))
+    until(lambda: has_saved(run))
     lost = json.loads((run / "members/0/seen-1.json").read_text())["environ"]["SLURMD_NODENAME"].removeprefix("n")
 
     try:
         cluster.testbed("kill-host", lost)
-        until(lambda: any(a["state"] == "REQUEUED" for a in attempts(run)), limit_s=200)
+        until(lambda: any(a["state"] == "REQUEUED" for a in attempts(run)), limit_s=300)
     finally:
         cluster.testbed("start-host", lost)
     end = cluster.wait(run, timeout_s=300)

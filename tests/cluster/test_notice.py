@@ -6,8 +6,8 @@ import pytest
 
 from tests.cluster.harness import Cluster, attempts
 
-pytestmark = pytest.mark.slurm
-LIMIT = ("job=command", "tracking=none", "machine.time_limit_min=1", "job.notice_s=50")
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+LIMIT = ("job=command", "tracking=none", "machine.time_limit_min=2", "job.notice_s=60")
 SAVES = """trap 'echo saved; exit 75' TERM; [ $FAIRLEAD_ATTEMPT = 0 ] || exit 0; while true; do sleep 1; done"""
 
 
@@ -17,7 +17,7 @@ def test_command_that_saves_before_the_limit_goes_on_and_one_that_ignores_nothin
     deaf = cluster.launch(*LIMIT, "job.command=[sleep,'300']")
     saves = cluster.launch(*LIMIT, f'job.command=[bash,-c,"{SAVES}"]')
 
-    states = [cluster.wait(run)["state"] for run in (deaf, saves)]
+    states = [cluster.wait(run, timeout_s=400)["state"] for run in (deaf, saves)]
 
     assert states == ["FAILED", "SUCCEEDED"]
     (ended,) = attempts(deaf)

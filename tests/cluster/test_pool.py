@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.harness import TESTBED, Cluster, attempts, until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 SHORT = ("machine=cpu-small", "machine.mem_gb=0.5", "machine.time_limit_min=2", "job.notice_s=10")
 WHERE = ("--config-dir", str(TESTBED / "conf"), "site=testbed")
 SHAPE = ("machine=cpu-small", "machine.nodes=2", "machine.ranks_per_node=2", "machine.time_limit_min=15")
@@ -106,7 +106,7 @@ def test_put_back_member_takes_another_turn_and_cancel_ends_only_its_job(pooled:
 
 def test_time_limit_gives_notice_and_a_pool_that_died_is_seen_and_retried_in_a_new_one(pooled: Cluster) -> None:
     saves = "trap 'exit 75' TERM; touch $FAIRLEAD_MEMBER_DIR/begun; [ $FAIRLEAD_ATTEMPT -gt 0 ] || sleep 300 & wait"
-    limited = ("machine.time_limit_min=1", "job.notice_s=57")
+    limited = ("machine.time_limit_min=1", "job.notice_s=35")
     noticed = pooled.launch(*program(saves), *limited)
     assert pooled.wait(noticed)["state"] == "SUCCEEDED"
     assert [a["cause"] for a in attempts(noticed)] == ["timeout", "succeeded"]

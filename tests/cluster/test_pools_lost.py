@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.harness import ON_SLURM, Cluster, attempts, until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 CHIEF = "[ $FAIRLEAD_ATTEMPT -gt 0 ] && exit 0; echo saved > $AIP_CHECKPOINT_DIR/state; sleep 300"
 WORKER = "touch $FAIRLEAD_MEMBER_DIR/begun-$RANK-$FAIRLEAD_ATTEMPT; sleep 300"
 
@@ -27,10 +27,10 @@ def test_lost_host_of_a_worker_brings_back_the_whole_job_and_is_named(cluster: C
 
     try:
         cluster.testbed("kill-host", lost.removeprefix("n"))
-        until(lambda: attempts(run), limit_s=100)
+        until(lambda: attempts(run))
         first = attempts(run)[0]
         said = cluster.fairlead("status", str(run)).stdout
-        until(lambda: len(attempts(run)) > 1, limit_s=100)  # on the other hosts
+        until(lambda: len(attempts(run)) > 1)  # on the other hosts
     finally:
         cluster.testbed("start-host", lost.removeprefix("n"))
 

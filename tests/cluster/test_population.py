@@ -14,7 +14,7 @@ from sweeps.population import generation_of
 from tests.cluster.harness import Cluster, attempts, until
 from tests.cluster.searching import programs, searching, trials_of
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_population_on_the_cluster_loses_no_line_to_preemption_and_kills(cluster
     until(lambda: programs(run))
     for pid in programs(run)[:1]:
         os.kill(pid, signal.SIGKILL)
-    end = cluster.wait(run, timeout_s=280)
+    end = cluster.wait(run, timeout_s=400)
 
     trials = trials_of(run)
     assert len(trials) == 12 and {t.number for t in trials.values() if t.state == "FAILED"} == {5}, end

@@ -21,7 +21,7 @@ from sweeps.trials import Trial
 from tests.cluster.harness import Cluster, attempts, until
 from tests.cluster.searching import searching, trials_of
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
 def test_search_on_the_cluster_asks_late_and_finds_the_best(cluster: Cluster) -> None:
@@ -38,11 +38,9 @@ def test_search_on_the_cluster_asks_late_and_finds_the_best(cluster: Cluster) ->
 
 
 def test_preempted_trial_goes_on_with_the_same_point(cluster: Cluster) -> None:
-    more = {"trials": 2}
-    run = cluster.launch(
-        *searching(cluster, more, STEPS="40", PAUSE_S="0.5"), "machine.nodes=2", "machine.ranks_per_node=1"
-    )
-    until(lambda: sum(len(t.reports) > 2 for t in trials_of(run).values()) == 2)
+    words = searching(cluster, {"trials": 2}, STEPS="10", PAUSE_S="0.5", GATE=str(cluster.work / "never"))
+    run = cluster.launch(*words, "machine.nodes=2", "machine.ranks_per_node=1")
+    until(lambda: sum(bool(t.reports) for t in trials_of(run).values()) == 2)
     before = {n: t.point for n, t in trials_of(run).items()}
 
     urgent = ["sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
@@ -52,17 +50,19 @@ def test_preempted_trial_goes_on_with_the_same_point(cluster: Cluster) -> None:
     after = trials_of(run)
     assert end["state"] == "SUCCEEDED"
     assert {n: t.point for n, t in after.items()} == before
-    assert all([r.step for r in t.reports] == list(range(1, 41)) for t in after.values())
+    assert all([r.step for r in t.reports] == list(range(1, 11)) for t in after.values())
     assert max(t.attempts for t in after.values()) >= 2
 
 
 def test_killed_supervisor_leaves_no_zombie_and_the_same_command_goes_on(cluster: Cluster) -> None:
-    words = searching(cluster, {"trials": 5}, STEPS="12", PAUSE_S="0.5")
+    gate = cluster.work / "gate"
+    words = searching(cluster, {"trials": 5}, STEPS="12", PAUSE_S="0.1", GATE=str(gate))
     run = cluster.launch(*words)
     until(lambda: any(t.reports for t in trials_of(run).values()))
     victim = next(n for n, t in trials_of(run).items() if t.state == "RUNNING")
     place = json.loads((run / "members" / str(victim) / "attempt-0" / "started.json").read_text())
     os.kill(int(place["pid"]), signal.SIGKILL)  # hosts of the test cluster share this machine's processes
+    gate.touch()
     end = cluster.wait(run)
 
     assert {m["index"]: m["state"] for m in end["members"]}[victim] == "FAILED"
@@ -82,11 +82,13 @@ def test_killed_supervisor_leaves_no_zombie_and_the_same_command_goes_on(cluster
 
 
 def test_lost_host_is_charged_to_nobody(cluster: Cluster) -> None:
-    run = cluster.launch(*searching(cluster, {"trials": 4, "limits": {"max_failed": 0}}, STEPS="30", PAUSE_S="0.5"))
+    gate, more = cluster.work / "gate", {"trials": 4, "limits": {"max_failed": 0}}
+    run = cluster.launch(*searching(cluster, more, STEPS="12", PAUSE_S="0.5", GATE=str(gate)))
     until(lambda: sum(bool(t.reports) for t in trials_of(run).values()) == 4)
     try:
         cluster.testbed("kill-host", "2")
-        end = cluster.wait(run, timeout_s=280)
+        gate.touch()
+        end = cluster.wait(run, timeout_s=400)
     finally:
         cluster.testbed("start-host", "2")
 

@@ -23,7 +23,7 @@ import pytest
 from tests.cluster.harness import Cluster, attempts, until
 from tests.cluster.searching import program, programs, searching, supervisors, trials_of
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 SKEW = """
 case $(hostname) in n2) off=+1h ;; n3) off=-1h ;; *) off= ;; esac
 if [ -n "$off" ]; then
@@ -47,24 +47,24 @@ def _best(run: Path) -> int:
 
 def test_trial_that_hangs_frees_its_slot_and_has_failed(cluster: Cluster) -> None:
     run = cluster.launch(
-        *searching(cluster, {"trials": 4}, HANG="1"), ONE_PLACE, "job.notice_s=1", "job.silent_min=0.1"
+        *searching(cluster, {"trials": 4}, HANG="1"), ONE_PLACE, "job.notice_s=1", "job.silent_min=0.5"
     )
 
     end = cluster.wait(run)
 
     assert _states(run) == {0: "SUCCEEDED", 1: "FAILED", 2: "SUCCEEDED", 3: "SUCCEEDED"}
     (hung,) = attempts(run, 1)
-    assert (hung["cause"], hung["message"]) == ("hang", "it printed and reported nothing for 0.1 minutes")
+    assert (hung["cause"], hung["message"]) == ("hang", "it printed and reported nothing for 0.5 minutes")
     assert end["result"]["best_member"] == _best(run)
     assert (programs(run), supervisors(run)) == ([], {})
     assert "for a command job.silent_min" in cluster.fairlead("logs", str(run), "--errors").stdout
 
 
 def test_trial_that_hangs_until_its_time_limit_says_so_and_frees_its_slot(cluster: Cluster) -> None:
-    limit = ("machine.time_limit_min=1", "job.notice_s=40")
+    limit = ("machine.time_limit_min=2", "job.notice_s=60")
     run = cluster.launch(*searching(cluster, {"trials": 3}, HANG="1"), *limit, ONE_PLACE)
 
-    end = cluster.wait(run)
+    end = cluster.wait(run, timeout_s=500)
 
     assert _states(run) == {0: "SUCCEEDED", 1: "TIMEOUT", 2: "SUCCEEDED"}
     assert attempts(run, 1)[-1]["message"] == "did not save before the time limit"
@@ -133,7 +133,9 @@ def test_grid_under_faults_has_the_results_of_an_undisturbed_one(cluster: Cluste
     grid = ("-m", "params.x=0.1,0.2,0.3,0.4,0.5,0.6")
     here = Cluster(cluster.work, first=())
     calm = here.launch(*program(cluster), "name=calm", *grid)
-    run = cluster.launch(*program(cluster, STEPS="3", PAUSE_S="2"), "name=faults", "machine.cpus_per_rank=6", *grid)
+    gate = cluster.work / "gate"
+    words = program(cluster, PAUSE_S="0.5", GATE=str(gate))
+    run = cluster.launch(*words, "name=faults", "machine.cpus_per_rank=6", *grid)
     until(lambda: len(_hosts(run)) >= 3)
     hosts = _hosts(run)
     lost, preempted = list(hosts)[:2]
@@ -141,7 +143,9 @@ def test_grid_under_faults_has_the_results_of_an_undisturbed_one(cluster: Cluste
     try:
         cluster.testbed("kill-host", hosts[lost].removeprefix("n"))
         subprocess.run([*urgent, "--wrap=sleep 1"], check=True, timeout=30, capture_output=True)
-        until(lambda: len(list(run.glob(f"members/{lost}/attempt-*"))) > 1, limit_s=120)
+        until(lambda: attempts(run, preempted))
+        gate.touch()
+        until(lambda: len(list(run.glob(f"members/{lost}/attempt-*"))) > 1)
     finally:
         cluster.testbed("start-host", hosts[lost].removeprefix("n"))
 

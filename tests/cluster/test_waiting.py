@@ -13,8 +13,11 @@ from launchers.run_folder.record import read_lines
 from tests.cluster.harness import ON_SLURM, TESTBED, Cluster, attempts, until
 from tests.cluster.searching import searching
 
-pytestmark = pytest.mark.slurm
-WAIT_S = 3
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+WAIT_S = 15
+"""How long a job may wait that is to begin: one of two pools is begun by the backfill alone, which takes its time."""
+IN_VAIN_S = 3
+"""And one whose host somebody else has taken."""
 HOST = "short"
 """A partition of one host."""
 SMALL = ("machine.mem_gb=0.5", "machine.time_limit_min=2", "job.notice_s=10", "tracking=none")
@@ -23,9 +26,10 @@ TWO_POOLS = "pools=[{},{machine: {mem_gb: 0.6, partition: batch}}]"
 
 
 @pytest.fixture
-def waiting(cluster: Cluster) -> Cluster:
+def waiting(cluster: Cluster, request: pytest.FixtureRequest) -> Cluster:
     """The command, for jobs that run on one host alone and may wait for it for a few seconds."""
-    where = (f"launcher.max_wait_min={WAIT_S / 60}", f"machine.partition={HOST}")
+    wait_s = IN_VAIN_S if "taken" in request.fixturenames else WAIT_S
+    where = (f"launcher.max_wait_min={wait_s / 60}", f"machine.partition={HOST}")
     return Cluster(cluster.work, (*ON_SLURM, *SMALL, *where))
 
 

@@ -81,7 +81,7 @@ class Member:
         self.running = [self._rank(rank, port, spec_file) for rank in range(self.ranks)]
         return self.running
 
-    def wait(self, timeout_s: float = 150) -> list[int]:
+    def wait(self, timeout_s: float = 280) -> list[int]:
         """Exit codes of all ranks, in order."""
         return [process.wait(timeout=timeout_s) for process in self.running]
 

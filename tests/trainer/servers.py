@@ -125,9 +125,10 @@ class Line:
                     self.broken += 1
                     if self._goes_silent:
                         self._over.wait(60)
-                    return
+                    break
                 left = None if left is None else left - len(piece)
                 client.sendall(piece)
+            client.shutdown(socket.SHUT_RDWR)  # closing alone says nothing while the pump reads from it
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

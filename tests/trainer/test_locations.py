@@ -32,9 +32,9 @@ Web = tuple[str, Path, Path]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tries at once, and short silences; no proxies or credentials of the machine's."""
+    """Other tries at once, and shorter silences; no proxies or credentials of the machine's."""
     monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(patience, "SILENT_S", 1.0)
+    monkeypatch.setattr(patience, "SILENT_S", 20.0)
     for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
@@ -248,7 +248,11 @@ def test_bring_from_nobody_says_how_often_it_was_tried(tmp_path: Path, caplog: p
 
 
 @pytest.mark.parametrize("goes_silent", [False, True])
-def test_bring_over_a_line_that_breaks_goes_on_where_it_was(web: Web, tmp_path: Path, goes_silent: bool) -> None:
+def test_bring_over_a_line_that_breaks_goes_on_where_it_was(
+    web: Web, tmp_path: Path, goes_silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if goes_silent:
+        monkeypatch.setattr(patience, "SILENT_S", 5.0)
     before = len(servers.requests_of(web[2]))
     with closing(servers.Line(web[0], [2_000_000, 1_500_000], goes_silent)) as line:
         found = bring(f"{line.address}/open/big.bin", tmp_path)

@@ -39,13 +39,13 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     own = ["--no-defaults", "--user=root", f"--datadir={folder}/data"]
     quick = ["--innodb-flush-method=nosync", "--innodb-log-file-size=4M"]
     made = ["--auth-root-authentication-method=normal", "--skip-test-db"]
-    subprocess.run(["mariadb-install-db", *own, *made, *quick], check=True, capture_output=True, timeout=60)
+    subprocess.run(["mariadb-install-db", *own, *made, *quick], check=True, capture_output=True, timeout=200)
     server = subprocess.Popen(
         [program, *own, *quick, f"--socket={folder}/s", "--skip-networking", "--innodb-buffer-pool-size=8M"],
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(200):
+        for _ in range(1200):
             if subprocess.run(["mariadb-admin", "-S", f"{folder}/s", "ping"], capture_output=True).returncode == 0:
                 break
             time.sleep(0.1)
@@ -54,7 +54,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             CREATE TABLE t (a BIGINT, b DECIMAL(8,2), kind VARCHAR(9), year SMALLINT UNSIGNED, day DATE);
             INSERT INTO t VALUES {rows};
             CREATE USER {USER}@localhost IDENTIFIED BY '{SECRET}'; GRANT SELECT ON d.* TO {USER}@localhost;"""
-        subprocess.run(["mariadb", "-S", f"{folder}/s"], input=script, text=True, check=True, timeout=60)
+        subprocess.run(["mariadb", "-S", f"{folder}/s"], input=script, text=True, check=True, timeout=200)
         yield f"mysql+pymysql://{USER}:{QUOTED}@localhost/d?unix_socket={folder}/s"
     finally:
         server.kill()

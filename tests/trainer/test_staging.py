@@ -179,11 +179,11 @@ def test_rank_that_ends_while_data_are_brought_goes_on_where_it_was(
     with closing(servers.Line(web, [2_000_000], goes_silent=True)) as line:
         run = member(**table(f"{line.address}/tables/0.csv"))
         (process,) = run.start()
-        deadline = time.monotonic() + 60
-        while not line.broken:
+        deadline = time.monotonic() + 150
+        unfinished = "staged/*.part/files/0.csv.unfinished"
+        while not line.broken or not any(path.stat().st_size for path in tmp_path.glob(unfinished)):
             assert time.monotonic() < deadline and process.poll() is None, run.log()
             time.sleep(0.05)
-        time.sleep(0.2)
         process.send_signal(number)
         assert run.wait() == [code], run.log()
         (left,) = (tmp_path / "staged").glob("*.part/files/0.csv.unfinished")

@@ -1,7 +1,7 @@
 """The program under attack, a user's own: a model that takes its time, and data made from a seed.
 
 Until the file `struck` is there it waits, at a place that the model's options name: so the fault always finds the
-training where the case wants it, however busy the machine is.
+training where the case wants it, however busy the machine is. A file `waits-<rank>` says that it does.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Net(nn.Module):
         sync(fd)
 
     def _wait(self) -> None:
+        self.struck.with_name(f"waits-{os.environ['RANK']}").touch()
         deadline = time.monotonic() + PATIENCE_S
         while not self.struck.exists() and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -1,6 +1,7 @@
 """A user's own code, which knows nothing of Fairlead: a model, data and an optimizer for `_target_`.
 
-The model can be told by environment variables to give its own process notice, or to fail, at a certain step.
+The model can be told by environment variables to give its own process notice, to fail, or to wait for a file, at a
+certain step.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class Net(nn.Module):
         if wanted == str(self.passes[phase]):
             if what == "fail":
                 raise RuntimeError("the user's own mistake")
+            if what == "wait":
+                while not Path(os.environ["OWN_GO"]).exists():
+                    time.sleep(0.02)
+                return
             if what == "hang":
                 os.kill(os.getpid(), signal.SIGUSR2)
                 time.sleep(600)
