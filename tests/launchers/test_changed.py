@@ -165,7 +165,7 @@ def test_what_retry_cannot_do_is_said_and_nothing_is_changed(launched: Any, word
 
 
 def test_all_problems_are_told_at_once_with_their_places(launched: Any) -> None:
-    run = launched("train.batch_size=64,32")
+    run = launched("train.batch_size=2,1")
 
     with pytest.raises(SpecError) as e:
         again(run, "machine.ranks_per_node=3", "machine.mem_gb=-1", "job.hang.step=3")
@@ -177,7 +177,7 @@ def test_all_problems_are_told_at_once_with_their_places(launched: Any) -> None:
     with pytest.raises(SpecError) as e:
         again(run, "machine.ranks_per_node=3")
 
-    assert [p.what.partition(",")[0] for p in e.value.problems] == ["train.batch_size is 64", "train.batch_size is 32"]
+    assert [p.what.partition(",")[0] for p in e.value.problems] == ["train.batch_size is 2", "train.batch_size is 1"]
     assert {p.where for p in e.value.problems} == {f"{run.id}, as launched: train.batch_size"}
     assert {p.do for p in e.value.problems} == {"train.batch_size stays as launched: give retry something else"}
 

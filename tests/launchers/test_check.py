@@ -690,9 +690,9 @@ def test_check_rule_on_sound_values_is_silent(sif: Path) -> None:
 
 
 def test_check_batch_size_suggestion_is_itself_sound() -> None:
-    (found,) = problems("machine.ranks_per_node=3", "train.accumulate=5", "train.batch_size=64")
+    (found,) = problems("machine.ranks_per_node=3", "train.accumulate=5", "train.batch_size=14")
 
-    suggested = int(found.do.rpartition(" ")[2])
+    suggested = int(found.do.removesuffix(" or more").rpartition(" ")[2])
 
     assert sound("machine.ranks_per_node=3", "train.accumulate=5", f"train.batch_size={suggested}")
 
