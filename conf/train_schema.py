@@ -84,8 +84,8 @@ class Train:
     """Training goes on while a checkpoint is written; takes memory for a copy of the state on the host."""
     keep_checkpoints: Count = 2
     workers: NotNegative | None = None
-    """Data loader processes per rank. None measures the first batches, and takes as many as keep the loop from
-    waiting, out of the rank's cores but one."""
+    """Data loader processes per rank. None measures batches, at first and now and then, and takes as many as keep the
+    loop from waiting, out of the rank's cores but one."""
     onnx: bool = False
     """Export the model as ONNX, too (needs the extra `onnx` where the trainer runs)."""
     start_from: Word | None = None

@@ -69,7 +69,7 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
     engine = _engine(spec, Place(rank, device, precision(spec)), data.shape, begins=newest is None)
     ledger.mark("model_ready")
     done = _restored(newest or checkpoints.newest(), engine, apart, spec.seed)
-    done.data = datasets.must_be_the_same(data, spec.data, done.data)
+    done.data = datasets.must_be_the_same(ranks.gather(datasets.told_apart(data, spec.data)), done.data)
     ledger.mark("restore_done", step=done.step)
 
     clock, spare = Clock(done.train_s), cores(rank) - 1

@@ -79,7 +79,8 @@ def mistakes(member: Path) -> list[str]:
     size, epoch_steps = sizes.pop(), max(one.epoch_steps for one in told)
     for epoch, seen in sorted(epochs.items()):
         twice = [i for i, count in seen.items() if count > 1]
-        is_part = (epoch + 1) * epoch_steps > max(kept) or (first > 0 and epoch == min(epochs))
+        is_part = (epoch + 1) * epoch_steps > max(kept) if epoch_steps else epoch == max(epochs)
+        is_part = is_part or (first > 0 and epoch == min(epochs))
         absent = [] if is_part else sorted(set(range(size)) - set(seen))
         strange = [i for i in seen if not 0 <= i < size]
         for ids, what in ((twice, "more than once"), (absent, "never"), (strange, "though there are none")):
@@ -113,7 +114,7 @@ def _told(attempt: Path) -> Told:
     for row in (row for rows in files for row in rows[1:]):
         if ranks[row["step"]] == heads[0]["world"]:  # else it was broken off: it was made again, or is missing
             ids.setdefault(row["step"], (row["epoch"], []))[1].extend(row["ids"])
-    size, world, epoch_steps = (heads[0][name] if heads else 0 for name in ("size", "world", "epoch_steps"))
+    size, world, epoch_steps = (heads[0].get(name, 0) if heads else 0 for name in ("size", "world", "epoch_steps"))
     return Told(began, size, world, epoch_steps, ids)
 
 

@@ -56,8 +56,14 @@ def look_everywhere(plan: Plan, attempt: Path, ranks: Sequence[int]) -> None:
     held = plan.launcher == "pool"
     place, env = (where(Place.given()), client_environment()) if held else ((), None)
     program = [plan.python, "-m", "launchers.host.outside", str(attempt), "--ranks", ranges(ranks)]
+    failed: CommandError | None = None
     for _, everywhere in on_every_node(plan):
-        output_of(["srun", *place, *SHARED, *everywhere, *program], timeout_s=EVERYWHERE_S, env=env)
+        try:
+            output_of(["srun", *place, *SHARED, *everywhere, *program], timeout_s=EVERYWHERE_S, env=env)
+        except CommandError as e:  # the other components are there all the same
+            failed = failed or e
+    if failed is not None:
+        raise failed
 
 
 def look(attempt: Path, ranks: Sequence[int]) -> None:

@@ -153,7 +153,8 @@ class Supervisor:
         if not avoided:
             return None
         said = f"{host} was lost in the last {elsewhere.LOST_OFTEN} attempts, and is avoided from now on"
-        return Outcome(state="REQUEUED", cause="node_failure", exit_code=1, message=said, host=host, avoided=avoided)
+        lost = Outcome(state="REQUEUED", cause="node_failure", exit_code=1, message=said, host=host, avoided=avoided)
+        return lost if self._limited(lost).state == "REQUEUED" else None  # rather there than nowhere
 
     def _put_back(self, error: Exception) -> Outcome:
         """A member that could not ask for its point is asked to run again, as often as its job may."""

@@ -149,7 +149,7 @@ def tried(member: Member, submissions: Sequence[Submission], running_until: floa
         since = max([*before, *(earlier.ended for earlier in found)], default=started)
         lasts = running_until if attempt == attempts[-1] else None
         ended = float(outcome.get("ended") or lasts or last_sign(attempt))
-        waits = [(float(r["t"]), float(r["waited_s"])) for r in read_lines(attempt.metrics) if "waited_s" in r]
+        waits = [(float(r["t"]) / 1000, float(r["waited_s"])) for r in read_lines(attempt.metrics) if "waited_s" in r]
         before_it, supervisor = supervisor, (began.get("host"), began.get("pid"))
         found.append(
             Tried(
@@ -205,7 +205,7 @@ def _marks(attempt: Tried) -> list[tuple[float, str, bool]]:
 
 
 def _kept_until(attempt: Tried, resumed: int | None) -> float:
-    """The end of the checkpoint from which the next attempt went on, or its beginning where training never went on
+    """The end of the checkpoint from which a later attempt went on, or its beginning where training never went on
     after it; everything, if there is no next attempt."""
     if resumed is None:
         return attempt.ended

@@ -46,5 +46,6 @@ def over(partition: str, minutes: int, known: Mapping[str, str]) -> Problem | No
     if limit is None or minutes <= limit:
         return None
     what = f"machine.time_limit_min is {minutes}, but partition {partition} allows {limit}"
-    do = f"ask for {limit} or less (a job goes on in a new allocation, from its checkpoint), or for another partition"
+    do = f"ask for {limit} or less (a job goes on in a new allocation, from its checkpoint), for another partition, or"
+    do += " by its name for the quality of service that lifts the limit (machine.qos)"
     return Problem(what, "machine.time_limit_min", do)

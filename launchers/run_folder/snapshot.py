@@ -151,11 +151,10 @@ def _root_of(cwd: Path) -> Path | None:
 
 def _git_files(root: Path) -> Iterable[str]:
     """Tracked, also in submodules that are there, and new ones that no .gitignore hides."""
-    asked = [["--cached", "--others", "--exclude-standard"]]
+    listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
     if (root / ".gitmodules").is_file():  # git ls-files(1): into submodules only for what is tracked
-        asked = [["--cached", "--recurse-submodules"], ["--others", "--exclude-standard"]]
-    listed = "".join(git(root, "ls-files", "-z", *each) or "" for each in asked)
-    return (name for name in listed.split("\0") if name and (root / name).is_file())
+        listed += git(root, "ls-files", "-z", "--cached", "--recurse-submodules") or ""
+    return (name for name in dict.fromkeys(listed.split("\0")) if name and (root / name).is_file())
 
 
 def _project_files(root: Path) -> Iterable[str]:
@@ -189,7 +188,8 @@ def _within_limits(base: Path, names: Iterable[str]) -> tuple[list[str], list[st
         total += size
         files.append(name)
     if total > MAX_TOTAL_MB * 10**6:
-        do = "add what is not code to .gitignore (data belongs into a data source)"
+        do = "add what is not code to .gitignore (data belongs into a data source); without a submodule: git submodule"
+        do += " deinit PATH"
         what = f"the project's files are {total / 1e6:.0f} MB, more than the {MAX_TOTAL_MB} MB a snapshot takes"
         raise SiteError(what, where=str(base), do=do)
     return files, skipped

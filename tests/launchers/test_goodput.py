@@ -189,12 +189,12 @@ def test_attempts_are_read_from_what_they_left(tmp_path: Path) -> None:
         if outcome:
             (folder / "outcome.json").write_text(json.dumps(outcome))
     (member.path / "attempt-0" / "metrics.jsonl").write_text(
-        '{"t": 11, "waited_s": 1.0}\n{"t": 12, "waited_s": 2.5}\n{"t": 13, "dataset": {}}\n'
+        '{"t": 11000, "waited_s": 1.0}\n{"t": 12500, "waited_s": 2.5}\n{"t": 13000, "dataset": {}}\n'
     )
     submissions = [Submission("a", "members", (0,), t=8.0), Submission("b", "members", (0,), t=38.0)]
 
     found = tried(member, submissions, running_until=50.0)
 
     assert [(t.since, t.started, t.ended) for t in found] == [(8.0, 10.0, 20.0), (20.0, 25.0, 30.0), (38.0, 40.0, 50.0)]
-    assert found[0].waits == [(11.0, 1.0), (12.0, 2.5)]
+    assert found[0].waits == [(11.0, 1.0), (12.5, 2.5)]
     assert [t.queued for t in found] == [True, True, False]

@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from tests.trainer.ranks import ROOT
 from trainer.checkpoints import checkpoint
 from trainer.checkpoints.checkpoint import Checkpoints, committed, damage, step_of
 from trainer.durable import sha256
+from trainer.failure import cause
 from trainer.parallel.group import Group
 
 
@@ -194,7 +195,7 @@ def test_newest_that_cannot_be_read_for_a_moment_is_the_newest(
     assert checkpoints.newest() == checkpoints.folder / "step-6"
 
 
-def test_newest_that_cannot_be_read_is_passed_over_and_keeps_its_name(
+def test_newest_that_cannot_be_read_is_passed_over_for_good_where_an_older_one_is_whole(
     checkpoints: Checkpoints, storage: dict[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints.save(5, content("five"))
@@ -204,9 +205,9 @@ def test_newest_that_cannot_be_read_is_passed_over_and_keeps_its_name(
     with caplog.at_level(logging.WARNING):
         assert checkpoints.newest() == checkpoints.folder / "step-5"
 
-    assert names(checkpoints) == ["step-5", "step-6"] and "Stale file handle" in caplog.text
+    assert names(checkpoints) == ["step-5", "step-6.damaged"] and "Stale file handle" in caplog.text
     storage.clear()
-    assert checkpoints.newest() == checkpoints.folder / "step-6"
+    assert checkpoints.newest() == checkpoints.folder / "step-5"
 
 
 def test_run_with_checkpoints_of_which_none_can_be_read_does_not_begin_anew(
@@ -215,9 +216,32 @@ def test_run_with_checkpoints_of_which_none_can_be_read_does_not_begin_anew(
     checkpoints.save(5, content("five"))
     storage["step-5"] = 99
 
-    with pytest.raises(OSError, match=r"step-5 cannot be read .*Stale file handle"):
+    with pytest.raises(OSError, match=r"step-5 cannot be read .*Stale file handle") as error:
         checkpoints.newest()
-    assert names(checkpoints) == ["step-5"]
+    assert names(checkpoints) == ["step-5"] and cause(error.value) == "site"
+
+
+@pytest.mark.parametrize(("times", "found"), [(2, True), (99, False)])
+def test_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    checkpoints: Checkpoints, storage: dict[str, int], monkeypatch: pytest.MonkeyPatch, times: int, found: bool
+) -> None:
+    checkpoints.save(5, content("five"))
+    left, listed = [times], Path.iterdir
+
+    def failing(path: Path) -> Iterator[Path]:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", failing)
+
+    if found:
+        assert checkpoints.newest() == checkpoints.folder / "step-5"
+    else:
+        with pytest.raises(OSError, match="Permission denied") as error:
+            checkpoints.newest()
+        assert cause(error.value) == "site"
 
 
 def test_newest_is_found_where_a_damaged_one_cannot_be_put_aside(

@@ -10,6 +10,7 @@ What stands in the files is the caller's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -19,11 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.durable import sha256, sync, write_json
 from trainer.parallel.group import Group
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
@@ -69,22 +71,27 @@ class Checkpoints:
         attempts left unfinished is deleted. Raises OSError on all ranks when there is one that may be whole and could
         not be read, and none that is: a run does not begin anew because its storage has a bad minute.
         """
-        steps = self.group.together(lambda: self._found() if self.group.rank == 0 else [])[0]
-        unread = []
+        try:
+            steps = self.group.together(lambda: _patiently(self._found) if self.group.rank == 0 else [])[0]
+        except OSError as e:
+            raise OSError(errno.EIO, str(e), str(self.folder)) from e  # the site's, whichever it was (failure.py)
+        unread = dict[Path, str]()
         for path in (self.folder / f"step-{step}" for step in steps):
             said = self.group.gather(_looked_at(path, self.group.rank, self.group.world))
             damaged = next((reason for reason, _ in said if reason), None)
             unreadable = next((error for _, error in said if error), None)
             if not damaged and not unreadable:
+                for passed_over in unread:  # the run goes on from here: it must never jump to what came after
+                    self._on_first(partial(_put_aside_if_allowed, passed_over))
                 return path
             if self.group.rank == 0:
                 log.warning("checkpoint %s skipped: %s", path.name, damaged or f"it cannot be read ({unreadable})")
             if damaged:
                 self._on_first(partial(_put_aside_if_allowed, path))
             else:
-                unread.append(f"{path.name} cannot be read ({unreadable})")
+                unread[path] = f"{path.name} cannot be read ({unreadable})"
         if unread:
-            raise OSError("; ".join(unread))
+            raise OSError(errno.EIO, "; ".join(unread.values()), str(self.folder))
         return None
 
     def _on_first(self, action: Callable[[], None]) -> None:
@@ -122,9 +129,14 @@ class Checkpoints:
 
 
 def committed(folder: Path) -> list[Path]:
-    """Checkpoints under their final names, newest first. They may be damaged."""
-    found = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=step_of, reverse=True)
+    """Checkpoints under their final names, newest first; they may be damaged. [] where there is no such folder.
+    Raises OSError where it cannot be read."""
+    try:
+        names = [path.name for path in folder.iterdir()]  # glob takes a folder that cannot be read for an empty one
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    steps = [name.removeprefix("step-") for name in names if name.startswith("step-")]
+    return [folder / f"step-{step}" for step in sorted((int(step) for step in steps if step.isdigit()), reverse=True)]
 
 
 def step_of(path: Path) -> int:
@@ -169,15 +181,20 @@ def why_not_whole(path: Path) -> str | None:
 
 def _looked_at(path: Path, rank: int, world: int) -> tuple[str | None, str | None]:
     """Why a checkpoint is damaged, as far as this rank's share tells; or why that cannot be told."""
-    for pause_s in (*AGAIN_S, None):
+    try:
+        return _patiently(lambda: damage(path, rank, world)), None
+    except OSError as e:
+        return None, str(e)
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    for pause_s in AGAIN_S:
         try:
-            return damage(path, rank, world), None
+            return read()
         except OSError as e:
-            if pause_s is None:
-                return None, str(e)
-            log.warning("checkpoint %s cannot be read (%s): another try in %d s", path.name, e, pause_s)
+            log.warning("checkpoints cannot be read (%s): another try in %d s", e, pause_s)
             time.sleep(pause_s)
-    raise AssertionError("unreachable")
+    return read()
 
 
 def _strange(path: Path, known: Mapping[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from trainer.checkpoints.checkpoint import MANIFEST, committed, damage
+from trainer.checkpoints.checkpoint import MANIFEST, committed, why_not_whole
 from trainer.data import files
 from trainer.data.splits import few
 from trainer.failure import UserError
@@ -62,7 +62,7 @@ def begin_with(model: nn.Module, said: str, trusted: bool) -> Origin:
 def _origin(path: Path, trusted: bool) -> Origin:
     """The file of weights, or the folder of the checkpoint."""
     if (path / MANIFEST).exists():
-        if why := damage(path):
+        if why := why_not_whole(path):
             raise UserError(f"the checkpoint {files.shown(path)} is damaged: {why}", KEY, "choose another")
         return Origin(path, MANIFEST)
     for inside in (path / "model" / CARD, path / CARD):
@@ -70,7 +70,7 @@ def _origin(path: Path, trusted: bool) -> Origin:
             return _vouched(inside.parent / WEIGHTS, trusted)
     for folder in (path, path / "checkpoints"):
         if checkpoints := committed(folder):
-            whole = next((each for each in checkpoints if damage(each) is None), checkpoints[0])
+            whole = next((each for each in checkpoints if why_not_whole(each) is None), checkpoints[0])
             return _origin(whole, trusted)
     members = sorted((path / "members").glob("*"))
     if len(members) == 1:

@@ -7,7 +7,7 @@ a list of names, as torchvision's do; our own models need it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,15 +77,23 @@ def data_of(name: str, train: Any, validation: Any) -> Data:
     return Data(shape, parts[0], parts[1], cards[0], cards[1])
 
 
-def must_be_the_same(data: Data, component: Component, before: str) -> str:
-    """What tells these data from others; a run goes on with the data that it began with, or not at all.
-
-    Of a user's own (`_target_`) the sizes alone count, as reading them may draw random numbers of any library. Raises
-    UserError where `before`, what this said when the run began, is of other data; "" is of any.
-    """
+def told_apart(data: Data, component: Component) -> str:
+    """What tells these data from others. Of a user's own (`_target_`) the sizes alone, as reading them may draw random
+    numbers of any library."""
     parts = [(part, card) for part, card in data.cards if part != "test"]
     own = TARGET in component.options
-    now = ", ".join(f"{card.rows} for {part}" + ("" if own else f" ({card.digest[:16]})") for part, card in parts)
+    return ", ".join(f"{card.rows} for {part}" + ("" if own else f" ({card.digest[:16]})") for part, card in parts)
+
+
+def must_be_the_same(told: Sequence[str], before: str) -> str:
+    """What `told_apart` says on every rank: the same, and what it said when the run began ("" is any).
+
+    Raises UserError on all ranks where it is not: a run goes on with the data that it began with, or not at all.
+    """
+    now = told[0]
+    if other := next((rank for rank, said in enumerate(told) if said != now), None):
+        what = f"ranks see different data: rank 0 samples {now}, and rank {other} {told[other]}"
+        raise UserError(what, "data", "let all nodes read the same files (staging brings them from one place)")
     if before not in ("", now):
         what = f"the data have changed since this run began: samples {now}, and it began with {before}"
         do = "bring the earlier data back, or launch anew; train.start_from=RUN begins with its weights"

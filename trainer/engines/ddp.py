@@ -60,11 +60,13 @@ def start(
     wrapped: Any
     wrapped, memory = _wrapped(options, place, model) if place.rank.world > 1 else (model, None)
 
-    counts = any(buffer.numel() for buffer in model.buffers())
+    differ = counts = any(buffer.numel() for buffer in model.buffers())
 
     def called(inputs: Tensor) -> Tensor:
-        if counts and not model.training:  # in training DDP shares them; what is evaluated is what will be saved
+        nonlocal differ
+        if differ and not model.training:  # in training DDP shares them; what is evaluated is what will be saved
             buffers.share(model, place.rank.world)
+        differ = counts and model.training
         with _narrowed(place):
             return (wrapped if model.training else model)(inputs)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +66,7 @@ class Named:
         """Its numbers, read when they are looked at."""
         try:
             return files.mapped(self.path, None)
-        except ValueError as e:
+        except (ValueError, EOFError) as e:
             what = f"{self.shown} cannot be read as an array: {e}"
             raise UserError(what, "data.path", "write it with numpy.save, as numbers and not as objects") from None
 
@@ -118,6 +119,9 @@ class Rows:
 def preview(options: Options) -> Preview:
     """Images or numbers."""
     wrong = splits.mistakes(options.split, WAYS)
+    if options.split.test_fraction and (options.validation or options.test):
+        do = "leave data.split.test_fraction out, and name the arrays of the test: data.test=[x_test,y_test]"
+        wrong = (*wrong, ("parts of data are kept apart already, and the split keeps a test", "data.split", do))
     return Preview(options.form, options.validation is not None or splits.keeps(options.split, "stratified"), wrong)
 
 
@@ -173,7 +177,7 @@ def _pairs(options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for part, (inputs, labels) in pairs.items():
         x, y = (there[name].shown for name in wanted[part])
         _must_be_inputs(inputs, x, shape, options.form)
-        if len(inputs) != len(labels):
+        if len(inputs) != len(labels) or not len(labels):
             what = f"{x} has {len(inputs)} samples, and {y} has {len(labels)}"
             raise UserError(what, "data.targets", "name the classes of these inputs, one for each")
     return pairs
@@ -229,7 +233,7 @@ def _unpacked(archive: Path, names: list[str], folder: Path) -> Mapping[str, Any
                     raise _no_array(name, files.shown(archive), known)
                 with members.open(f"{name}.npy") as packed, (folder / f"{number}.npy").open("wb") as out:
                     shutil.copyfileobj(packed, out, PIECE_BYTES)
-    except zipfile.BadZipFile as e:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as e:
         what = f"{files.shown(archive)} cannot be read as .npz: {e}"
         raise UserError(what, "data.path", "write it with numpy.savez") from None
     return {}
