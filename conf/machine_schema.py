@@ -52,7 +52,7 @@ class Machine:
     """Accelerators one node has: checked against, never asked for."""
     disk: Disk = Disk()
     time_limit_min: Count = 7 * 24 * 60
-    """Of the whole job; a week where nothing is said, as on Vertex. A partition may allow less, and `launch` says so."""
+    """Of the whole job; a week where nothing is said, as on Vertex. Where a partition allows less, `launch` says so."""
     constraint: Word | None = None
     """Slurm feature expression the nodes must have."""
     account: Word | None = None
