@@ -205,7 +205,10 @@ def test_forward_deleted_run_is_refused_and_the_others_are_delivered(tmp_path: P
     assert forward(run) == Delivered({1: 1}, refused=(0,))
 
 
-def test_forward_killed_between_store_and_mark_delivers_once(tmp_path: Path) -> None:
+def test_forward_killed_between_store_and_mark_delivers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        module, "MARK_EVERY_S", math.inf
+    )  # a slow machine would mark, and the rest be too short to kill
     run = make_run(tmp_path, [{"model.width": 1}, {"model.width": 2}])
     ensure_runs(run)
     for member in (0, 1):
