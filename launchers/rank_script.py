@@ -31,6 +31,8 @@ class Rank:
     """Folder on the node's own disk that its container writes to."""
     among_pools: bool
     """Whether the job has several pools."""
+    mounts: tuple[container.Mount, ...] = ()
+    """What its container sees of the host."""
 
 
 def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Cluster, rank: Rank) -> str:
@@ -43,7 +45,7 @@ def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Clu
     lines += [_names_in_pools(plan, pool) if rank.among_pools else contract.RANK_NAMES.rstrip("\n")]
     lines += [f"export LOCAL_WORLD_SIZE={pool.ranks_per_node}"]
     if box is not None:
-        lines += _folders(box, pool.stage_dir, rank.scratch)
+        lines += _folders(box, pool.stage_dir, rank)
         lines += container.presence_lines(box.needs)
         lines += container.environment_lines(env, (*contract.SLURM_NAMES, *pool.passed))
     else:
@@ -60,11 +62,13 @@ def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Clu
     return "\n".join(lines) + "\n"
 
 
-def _folders(box: container.ContainerPlan, stage_dir: str | None, scratch: str) -> list[str]:
+def _folders(box: container.ContainerPlan, stage_dir: str | None, rank: Rank) -> list[str]:
     """Folders on the node that the container sees: mine, and nobody else's, as /tmp is everybody's."""
+    scratch = rank.scratch
     lines = [f"mkdir -p -m 700 {shlex.quote(scratch)} && [ -O {shlex.quote(scratch)} ] || exit 1"]
     lines += [f"mkdir -p {shlex.quote(scratch + '/home')} || exit 1", *container.shm_lines(box, scratch)]
-    return lines + ([f"mkdir -p -m 700 {shlex.quote(stage_dir)} || exit 1"] if stage_dir is not None else [])
+    lines += [f"mkdir -p -m 700 {shlex.quote(stage_dir)} || exit 1"] if stage_dir is not None else []
+    return lines + container.mountpoint_lines(rank.mounts, scratch)
 
 
 def begin_event(pool: PoolPlan) -> str:

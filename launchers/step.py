@@ -77,8 +77,8 @@ def step_of(
     all_pools = _cluster(plan, member, own, start.located)
     env = _environment(of, all_pools, variables(params) if plan.parameters == "environment" else {})
     boxed = any(pool.container is not None for pool in plan.pools)  # they are cleaned together, on all their nodes
-    program, private = _program(of, own)
-    rank = Rank((*_front(of), *program), of.scratch, unit is not None)
+    program, private, mounts = _program(of, own)
+    rank = Rank((*_front(of), *program), of.scratch, unit is not None, mounts)
     return Step(
         argv=_argv(of),
         env=env,
@@ -147,11 +147,11 @@ def _environment(of: _Attempt, all_pools: Cluster, said: Mapping[str, str]) -> d
     return names
 
 
-def _program(of: _Attempt, own: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
-    """The container, the program and its `own` arguments; and the folder of its secrets' files."""
+def _program(of: _Attempt, own: Sequence[str]) -> tuple[tuple[str, ...], str | None, tuple[container.Mount, ...]]:
+    """The container, the program and its `own` arguments; the folder of its secrets' files; what the container sees."""
     box = of.pool.container
     private = wrapped.private_folder(of.place) if wrapped.has_files(of.plan.wrapping) else None
-    program = (*of.pool.program, *own)
+    program, mounts = (*of.pool.program, *own), tuple[container.Mount, ...]()
     if box is not None:
         files = [container.Mount(source=private, target=wrapped.INSIDE)] if private else []
         if of.plan.export:
@@ -159,7 +159,8 @@ def _program(of: _Attempt, own: Sequence[str]) -> tuple[tuple[str, ...], str | N
             files.append(container.Mount(source=folder, target=folder))
         mounted = container.with_mounts(box, files)
         program = (*container.argv_of(mounted, of.member_dir, of.scratch, of.pool.cwd), *program)
-    return program, private
+        mounts = container.mounts_of(mounted, of.member_dir)
+    return program, private, mounts
 
 
 def _front(of: _Attempt) -> tuple[str, ...]:

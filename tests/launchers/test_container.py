@@ -18,6 +18,7 @@ from launchers.apptainer.container import (
     Mount,
     argv_of,
     environment_lines,
+    mountpoint_lines,
     plan_of,
     presence_lines,
     shm_lines,
@@ -217,3 +218,27 @@ def test_presence_lines_name_the_path_and_the_node(tmp_path: Path, name: str) ->
 
 def test_mount_is_not_writable_unless_told() -> None:
     assert not Mount(source="/a", target="/a").writable
+
+
+def test_mountpoints_below_tmp_are_made_for_all_ranks_of_a_node_at_once(workdir: Path) -> None:
+    """Apptainer itself fails over a folder that another container has just made."""
+    folder, file, scratch = workdir / "a 'b' $HOME", workdir / "file", workdir / "scratch"
+    folder.mkdir()
+    file.write_text("kept")
+    targets = {f"/tmp/x/{folder.name}": folder, "/tmp/x/one": file, "/var/tmp/deep/er": folder, "/data": folder}
+    mounts = [Mount(source=str(source), target=target) for target, source in targets.items()]
+    script = "\n".join(mountpoint_lines(mounts, str(scratch)))
+
+    ranks = [subprocess.Popen(["sh", "-c", script]) for _ in range(8)]
+
+    assert [rank.wait(60) for rank in ranks] == [0] * 8
+    made = {str(path.relative_to(scratch)): path.is_dir() for path in scratch.rglob("*")}
+    assert made == {
+        "tmp": True,
+        "tmp/x": True,
+        f"tmp/x/{folder.name}": True,
+        "tmp/x/one": False,
+        "var_tmp": True,
+        "var_tmp/deep": True,
+        "var_tmp/deep/er": True,
+    }
