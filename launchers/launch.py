@@ -135,7 +135,7 @@ def submit(wanted: Launch, say: Say) -> tuple[Run, Plan]:
         job = place.job
     if wanted.specs[0].launcher.kind == "pool":
         pool.must_be_there(str(wanted.specs[0].launcher.pool))
-    if wanted.specs[0].launcher.kind == "slurm":
+    elif wanted.specs[0].launcher.kind == "slurm":
         _time_is_allowed(wanted)
     wanted = with_programs(with_images(wanted, say), say)
     if wanted.specs[0].launcher.kind == "slurm" and len(wanted.specs) > 1:

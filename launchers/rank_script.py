@@ -31,7 +31,7 @@ class Rank:
     """Folder on the node's own disk that its container writes to."""
     among_pools: bool
     """Whether the job has several pools."""
-    mounts: tuple[container.Mount, ...] = ()
+    mounts: tuple[container.Mount, ...]
     """What its container sees of the host."""
 
 

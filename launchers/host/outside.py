@@ -27,6 +27,8 @@ from launchers.plan import Plan
 from launchers.queue.in_pool import Place
 from launchers.queue.slurm import client_environment
 
+SHARED = ("--overlap", "--cpus-per-task=1", "--mem=0", "--cpu-bind=none")
+"""srun's options for a step that takes nothing from the one that it looks at."""
 PY_SPY_S = 5.0
 EVERYWHERE_S = 30.0
 MOST = 6
@@ -43,10 +45,6 @@ class Process:
     rank: int
     started: int
     """In ticks since the machine was booted."""
-
-
-SHARED = ("--overlap", "--cpus-per-task=1", "--mem=0", "--cpu-bind=none")
-"""A step that takes nothing from the one that it looks at."""
 
 
 def look_everywhere(plan: Plan, attempt: Path, ranks: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from launchers.errors import CommandError
 from launchers.host import held, outside, ranks
 from launchers.layout import Place
 from launchers.plan import Plan
@@ -69,6 +70,16 @@ def test_pools_of_a_heterogeneous_job_are_each_asked_for_by_its_component(attemp
         [*of_each[0], "--mem=1M"],
         [*of_each[1], "--mem=2M"],
     ]
+
+
+def test_component_that_does_not_answer_hides_no_other(attempt: Path, fakes: Any) -> None:
+    fakes.put("srun", "'--het-group=0' in sys.argv and sys.exit('srun: error: it is gone')")
+    apart = plan(attempt, "slurm", (1, Place(group=0)), (2, Place(first_rank=1, first_node=1, group=1)))
+
+    with pytest.raises(CommandError, match="it is gone"):
+        outside.look_everywhere(apart, attempt, [0, 2])
+
+    assert [words[1] for words in asked(fakes)] == ["--het-group=0", "--het-group=1"]
 
 
 def test_member_of_a_held_allocation_is_on_its_own_nodes_alone(

@@ -18,7 +18,9 @@ from conf.schema import Component, Objective
 from tests.trainer.ranks import ROOT, Member, own
 from trainer.assemble import build_model
 from trainer.checkpoints.checkpoint import committed, damage
+from trainer.data.datasets import must_be_the_same
 from trainer.data.splits import Split
+from trainer.failure import UserError
 from trainer.sources import Shape
 from trainer.sources.sklearn import Options, load
 
@@ -203,6 +205,11 @@ def test_run_does_not_go_on_with_other_data_than_it_began_with(member: Make, tmp
     table.write_text(before)
     assert run.run() == [0], run.log()
     assert "goes on from step 7" in run.log()
+
+
+def test_ranks_that_see_different_data_are_told_whose_differ() -> None:
+    with pytest.raises(UserError, match=r"rank 0 samples 9 for train \(aa\), and rank 2 9 for train \(bb\)"):
+        must_be_the_same(["9 for train (aa)", "9 for train (aa)", "9 for train (bb)"], before="")
 
 
 def test_data_loader_processes_ignore_a_notice_that_all_of_them_get(member: Make) -> None:

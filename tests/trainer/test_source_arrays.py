@@ -144,6 +144,15 @@ def test_arrays_mistakes_are_told(
     assert words in str(error.value) and str(error.value).count("\n") == 2
 
 
+def test_arrays_split_that_keeps_a_test_beside_one_that_is_kept_apart_is_told_before_anything_is_read() -> None:
+    split = Split(test_fraction=0.1)
+
+    for apart in ({"validation": ("v", "w")}, {"test": ("v", "w")}):
+        given = arrays.preview(arrays.Options(path="nowhere", split=split, **apart))
+        assert [key for _, key, _ in given.mistakes] == ["data.split"]
+    assert arrays.preview(arrays.Options(path="nowhere", split=split)).mistakes == ()
+
+
 def test_arrays_file_that_is_none_is_told(tmp_path: Path) -> None:
     for name, words in (("a.npz", "cannot be read as .npz"), ("a.txt", "does not end in .npz")):
         (tmp_path / name).write_text("no array")

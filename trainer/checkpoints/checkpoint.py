@@ -132,11 +132,11 @@ def committed(folder: Path) -> list[Path]:
     """Checkpoints under their final names, newest first; they may be damaged. [] where there is no such folder.
     Raises OSError where it cannot be read."""
     try:
-        names = [path.name for path in folder.iterdir()]  # glob takes a folder that cannot be read for an empty one
+        there = list(folder.iterdir())  # glob takes a folder that cannot be read for an empty one
     except (FileNotFoundError, NotADirectoryError):
         return []
-    steps = [name.removeprefix("step-") for name in names if name.startswith("step-")]
-    return [folder / f"step-{step}" for step in sorted((int(step) for step in steps if step.isdigit()), reverse=True)]
+    found = [p for p in there if p.name.startswith("step-") and p.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:

@@ -77,7 +77,8 @@ class Rows:
 
     inputs: np.ndarray
     targets: np.ndarray
-    chosen: Part
+    chosen: np.ndarray
+    """Which rows of the arrays."""
     channels_last: bool
 
     def __len__(self) -> int:
@@ -87,9 +88,11 @@ class Rows:
         import numpy as np
         import torch
 
-        rows = np.asarray(self.chosen)[indices]
+        rows = self.chosen[indices]
         found = self.inputs[rows]
-        numbers = found.astype(np.float32) / (255 if found.dtype == np.uint8 else 1)
+        numbers = found.astype(np.float32, copy=False)
+        if found.dtype == np.uint8:
+            numbers /= 255
         return torch.from_numpy(self._formed(numbers)), torch.from_numpy(self.targets[rows].astype(np.int64))
 
     def digest(self) -> str:
@@ -98,7 +101,7 @@ class Rows:
 
         seen = hashlib.sha256(f"{len(self)} {self.inputs.dtype} {self.inputs.shape[1:]}".encode())
         count, each = len(self), self.inputs[:1].nbytes + self.targets[:1].nbytes
-        wanted = np.asarray(self.chosen)[np.asarray(probed(count, count * each), dtype=np.int64)]
+        wanted = self.chosen[np.asarray(probed(count, count * each), dtype=np.int64)]
         step = max(1, PIECE_BYTES // max(1, each))
         for begin in range(0, len(wanted), step):
             rows = wanted[begin : begin + step]
@@ -135,8 +138,9 @@ def load(options: Options) -> Data:
     pairs = _pairs(options)
     inputs, targets = pairs["train"]
     parts = _parts(options, targets)
-    rows = [Rows(inputs, targets, part, options.channels_last) for part in parts]
-    apart = [Rows(*pairs[name], range(len(pairs[name][1])), options.channels_last) for name in KEPT if name in pairs]
+    rows = [Rows(inputs, targets, np.asarray(part), options.channels_last) for part in parts]
+    kept = [pairs[name] for name in KEPT if name in pairs]
+    apart = [Rows(*pair, np.arange(len(pair[1])), options.channels_last) for pair in kept]
     if options.validation:
         rows = [rows[0], *apart]
     elif options.test:
@@ -160,10 +164,8 @@ def load(options: Options) -> Data:
 
 
 def _parts(options: Options, targets: np.ndarray) -> tuple[Part, ...]:
-    import numpy as np
-
     if options.validation:
-        return (np.arange(len(targets)),)
+        return (range(len(targets)),)
     return splits.parts(options.split, splits.Rows(len(targets), targets), "stratified")
 
 
