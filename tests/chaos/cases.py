@@ -81,9 +81,7 @@ KINDS = {
     "host off": Kind(slurm=(ONE, TWO, PAIR)),
     "host off in a save": Kind(moment="checkpoint", slurm=(TWO, PAIR)),
     "preempted": Kind(graceful=True, slurm=(TWO, PAIR)),
-    "time limit": Kind(  # Slurm looks at its limits every half minute, and tells that much too early
-        graceful=True, slurm=(ONE, TWO), step_s=1.8, words=("machine.time_limit_min=2", "job.notice_s=60")
-    ),
+    "time limit": Kind(graceful=True, slurm=(ONE, TWO), words=("job.notice_s=60",)),
 }
 EACH_HERE = (
     "kill one rank",

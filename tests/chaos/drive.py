@@ -37,8 +37,8 @@ class Bench:
         training = Training(case.engine, case.layout, DROPOUT if case.same_layout else 0.0, case.launcher)
         expected = self.undisturbed.weights(training)
         place = Place(self.folder / case.name)
-        model = {"step_s": case.kind.step_s, "dropout": training.dropout, "hold": _hold(case), "at_step": case.at_step}
-        place.made({**model, "struck": str(place.folder / "struck")})
+        held = {"hold": case.kind.moment, "at_step": case.at_step, "struck": str(place.folder / "struck")}
+        place.made({"step_s": case.kind.step_s, "dropout": training.dropout, **held})
         began = time.time()
         with contextlib.ExitStack() as undo:
             if case.fault == "disk full":
@@ -56,10 +56,6 @@ class Bench:
             problems = _delivered(live) if store else []
             seen = Seen(case, live.run, expected, fault, retries, (*leftovers, *problems))
             return verdict(seen)
-
-
-def _hold(case: Case) -> str:
-    return "" if case.fault == "time limit" else case.kind.moment
 
 
 def _store(case: Case, place: Place, undo: contextlib.ExitStack) -> Store | None:
@@ -86,9 +82,6 @@ def _started(case: Case, place: Place, hosts: tuple[int, ...], what: tuple[tuple
 def await_moment(live: Live) -> None:
     """Return when the case's fault is due."""
     case = live.case
-    if case.fault == "time limit":
-        until(lambda: any(one.marks("first_step") for one in read(live.member)), LIMIT_S)
-        return
     due = {"step": _at_step, "evaluation": _in_evaluation, "checkpoint": _in_save}[case.kind.moment]
     until(lambda: _ran_out(live) or due(_now(live), case.at_step), LIMIT_S, pause_s=0.01)
     assert not _ran_out(live), f"the training ended before the fault: {_now(live).outcome}"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.cases import Case
-from tests.chaos.lineage import read
 from tests.chaos.stored import Store
 from tests.chaos.training import ROOT, Place
 
@@ -187,16 +186,24 @@ def _preempt(live: Live) -> None:
     slurm("sbatch", *how, "--output=/dev/null", "--chdir=/", "--wrap=sleep 2")
 
 
-def _await_notice(live: Live) -> float:
-    """Slurm's own, so long before the time limit; an attempt that it found still starting does not count."""
-    until(lambda: _noticed(live), limit_s=200)
-    return _noticed(live)[0]
+def _end_time(live: Live) -> float:
+    """Less is left of the time limit than the notice is long: Slurm gives it when it looks, each half minute.
 
-
-def _noticed(live: Live) -> list[float]:
-    """When attempts that had made a step were told to leave."""
-    stepped = [one for one in read(live.member) if one.marks("first_step")]
-    return [float(mark["t"]) for one in stepped for mark in one.marks("signal")]
+    What was taken is given back once the attempt has ended: an owner's limit stays with the job when it is requeued.
+    """
+    attempt, told = live.attempt, live.place.folder / "told-0"
+    began = attempt / "started.json"
+    job = json.loads(began.read_text())["slurm_job_id"]
+    limit = slurm("squeue", "--noheader", f"--jobs={job}", "--format=%l").strip()
+    minutes = (time.time() - began.stat().st_mtime) // 60 + 2
+    slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes:.0f}")
+    try:
+        until(told.exists, limit_s=100)
+        (live.place.folder / "struck").touch()
+        until((attempt / "outcome.json").exists, limit_s=100)
+    finally:
+        slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+    return told.stat().st_mtime
 
 
 def _end_store(live: Live) -> None:
@@ -224,7 +231,7 @@ ACTS: dict[str, Callable[[Live], float | None]] = {
     "host off": _switch_off,
     "host off in a save": _switch_off,
     "preempted": _preempt,
-    "time limit": _await_notice,
+    "time limit": _end_time,
 }
 
 

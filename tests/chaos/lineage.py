@@ -134,13 +134,19 @@ def known(tries: Sequence[Try]) -> Known:
     )
 
 
-def predicted(one: Known, counts: tuple[int, int, int], restarts: int, again: float) -> float:
+def held_s(tries: Sequence[Try]) -> float:
+    """How much longer than the others the one step took that waited for the fault, where it was made to its end."""
+    gaps = [later - t for one in tries for (_, t), (_, later) in itertools.pairwise(one.steps)] or [0.0]
+    return max(gaps) - median(gaps)
+
+
+def predicted(one: Known, counts: tuple[int, int, int], restarts: int, again: float, held_s: float = 0.0) -> float:
     """The share of time that goes into steps which are kept: 1 - stall/tau - (tau/2 + restart)/MTBF, written for a
     run of `counts` steps, checkpoints and evaluations, in which one fault costs `restarts` more starts and `again`
-    steps that are made twice.
+    steps that are made twice, and a step took `held_s` more than the others.
     """
     steps, checkpoints, evaluations = counts
-    useful = steps * one.step_s
+    useful = steps * one.step_s + held_s
     beside = checkpoints * one.stall_s + evaluations * one.evaluation_s + one.end_s
     return useful / (useful + beside + (1 + restarts) * one.start_s + again * one.step_s)
 

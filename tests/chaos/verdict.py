@@ -137,7 +137,8 @@ def _predicted(seen: Seen, tries: Sequence[Try]) -> float:
     counts = (TOTAL_STEPS, TOTAL_STEPS // CHECKPOINT_EVERY + 1, TOTAL_STEPS // EVALUATE_EVERY)
     again = 0.0 if kind.graceful else CHECKPOINT_EVERY * (0.5 + kind.lost_checkpoints)
     restarts = sum(one.resumed is not None for one in tries) - 1
-    return lineage.predicted(lineage.known(tries), counts, restarts, again)
+    held_s = lineage.held_s(tries) if kind.moment == "step" else 0.0
+    return lineage.predicted(lineage.known(tries), counts, restarts, again, held_s)
 
 
 def failed(case: Case, error: BaseException) -> Row:

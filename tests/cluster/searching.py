@@ -25,14 +25,16 @@ told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 signal.signal(signal.SIGUSR2, lambda *_: told.append(1))
 steps, pause_s = int(os.environ.get("STEPS", "3")), float(os.environ.get("PAUSE_S", "0.1"))
-gate = os.environ.get("GATE")
+gate, gate_step = os.environ.get("GATE"), int(os.environ.get("GATE_STEP", "2"))
+if int(os.environ["FAIRLEAD_MEMBER"]) < int(os.environ.get("GATE_FROM", "0")):
+    gate = None
 if os.environ.get("FAIL"):
     raise KeyError(os.environ["FAIL"])
 state = folder / "state.json"
 done = json.loads(state.read_text())["step"] if state.exists() else 0
 for step in range(done + 1, steps + 1):
     time.sleep(pause_s)
-    while gate and step == 2 and not told and not os.path.exists(gate):
+    while gate and step == gate_step and not told and not os.path.exists(gate):
         time.sleep(0.1)
     with open(os.environ["FAIRLEAD_REPORTS"], "a") as f:
         f.write(json.dumps({"step": step, "loss": (x - 0.3) ** 2 + 1 / step}) + "\\n")
@@ -48,9 +50,9 @@ for step in range(done + 1, steps + 1):
 if done == 0 and os.environ["FAIRLEAD_MEMBER"] in os.environ.get("HOLD_TELL", "").split(","):
     os.mkfifo(os.environ["FAIRLEAD_ATTEMPT_DIR"] + "/rank-9.error.json")
 """
-"""STEPS, PAUSE_S, GATE (a file that the second step waits for, unless told to leave), FAIL (a message), HANG (members
-that stop after their first report) and HOLD_TELL (those whose supervisor cannot read a file when they have ended, and
-waits) say what it does."""
+"""STEPS, PAUSE_S, GATE (a file that the second step waits for, or step GATE_STEP, unless told to leave; of members from
+GATE_FROM on), FAIL (a message), HANG (members that stop after their first report) and HOLD_TELL (those whose supervisor
+cannot read a file when they have ended, and waits) say what it does."""
 SEARCH = {
     "kind": "search",
     "algorithm": "random",

@@ -31,7 +31,7 @@ def served(port: int, folder: Path) -> Iterator[None]:
     argv += ["--artifacts-destination", str(folder / "artifacts")]
     server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        until(lambda: answers(port), limit_s=90)
+        until(lambda: answers(port), limit_s=300)  # it imports for a minute where all cores are busy
         yield
     finally:
         os.killpg(server.pid, signal.SIGTERM)

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import pytest
 
@@ -97,26 +97,34 @@ def test_lost_host_is_charged_to_nobody(cluster: Cluster) -> None:
 
 
 def test_bad_trials_are_pruned_and_free_their_slots(cluster: Cluster) -> None:
-    pruning = {"rule": "median", "min_trials": 3, "min_step": 3}
-    more = {"trials": 10, "pruning": pruning, "seed": 4}
-    run = cluster.launch(*searching(cluster, more, STEPS="20", PAUSE_S="0.4"), "launcher.max_parallel=3")
+    gate = cluster.work / "gate"
+    held = {"GATE": str(gate), "GATE_STEP": "5", "GATE_FROM": "3"}
+    more = {
+        "trials": 8,
+        "start_points": [{"params.x": x} for x in (0.2, 0.3, 0.4, 0.25, 1.0, 0.35)],
+        "pruning": {"rule": "median", "min_trials": 3, "min_step": 3},
+    }
+    words = searching(cluster, more, STEPS="6", PAUSE_S="0.2", **held)
+    run = cluster.launch(*words, "launcher.max_parallel=3")
 
+    until(lambda: _is_followed(trials_of(run).values()))
+    gate.touch()
     end = cluster.wait(run)
 
     trials = trials_of(run)
     pruned = [t for t in trials.values() if t.state == "PRUNED"]
     assert end["state"] == "SUCCEEDED"
-    assert min(len(t.reports) for t in pruned) < 20, "one may be judged while it takes its last steps"
+    assert trials[4] in pruned
+    assert len(trials[4].reports) < 6
     best = min(t.reports[-1].metrics["loss"] for t in trials.values() if t.state == "SUCCEEDED")
     assert all(min(r.metrics["loss"] for r in t.reports) >= best for t in pruned)
-    assert any(_is_followed(t, trials.values()) for t in pruned), "its slot went to another while the others trained"
 
 
-def _is_followed(ended: Trial, trials: Iterable[Trial]) -> bool:
-    """Whether a trial was asked for after this one had ended, and before those ended that ran at that moment."""
-    at = ended.ended or 0.0
-    beside = [t.ended or 0.0 for t in trials if t.asked < at < (t.ended or 0.0)]
-    return any(at <= t.asked < max(beside, default=0.0) for t in trials)
+def _is_followed(trials: Collection[Trial]) -> bool:
+    """Whether one has the slot of a trial that was pruned, while a third goes on that ran beside it."""
+    ends = [t.ended or 0.0 for t in trials if t.state == "PRUNED"]
+    running = [t.asked for t in trials if t.state == "RUNNING"]
+    return any(min(running, default=end) < end <= max(t.asked for t in trials) for end in ends)
 
 
 def test_all_failing_alike_stop_the_search_and_say_why(cluster: Cluster) -> None:

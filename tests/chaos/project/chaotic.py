@@ -1,14 +1,17 @@
 """The program under attack, a user's own: a model that takes its time, and data made from a seed.
 
 Until the file `struck` is there it waits, at a place that the model's options name: so the fault always finds the
-training where the case wants it, however busy the machine is. A file `waits-<rank>` says that it does.
+training where the case wants it, however busy the machine is. A file `waits-<rank>` says that it does, and a file
+`told-<rank>` that SIGUSR2 came meanwhile.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -57,10 +60,22 @@ class Net(nn.Module):
         sync(fd)
 
     def _wait(self) -> None:
-        self.struck.with_name(f"waits-{os.environ['RANK']}").touch()
+        self._say("waits")
+        obeyed = signal.getsignal(signal.SIGUSR2)
+
+        def told(number: int, frame: FrameType | None) -> None:
+            self._say("told")
+            if callable(obeyed):
+                obeyed(number, frame)
+
+        signal.signal(signal.SIGUSR2, told)
         deadline = time.monotonic() + PATIENCE_S
         while not self.struck.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
+        signal.signal(signal.SIGUSR2, obeyed)
+
+    def _say(self, what: str) -> None:
+        self.struck.with_name(f"{what}-{os.environ['RANK']}").touch()
 
 
 def rows(train: int, validation: int) -> tuple[TensorDataset, TensorDataset]:
