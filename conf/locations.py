@@ -36,7 +36,8 @@ VARIABLES = {
 }  # fmt: skip
 """Package -> variables by which it learns who asks and whom."""
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s'\"<>]+")
+"""Of a longer scheme the end: without a limit a word of 128 KiB, which may stand in a command, takes half a minute."""
 _SECRET_QUERY = re.compile(r"(?i)\?.*(sig|token|key|secret|credential|passw|auth|[?&]s[vpe]=)")
 _SECRET_OPTION = re.compile(r"(?i)key|secret|token|passw|credential|sas|connection_string|auth")
 

@@ -268,10 +268,8 @@ def _queued_again(run: Run) -> list[int]:
     return []
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="launchers.delivery.finish", description="Complete a job that has ended.")
-    parser.add_argument("run", type=Path)
-    run = Run(parser.parse_args(argv).run.resolve())
+def complete(run: Run) -> int:
+    """The finish step of a job: tried again for a few seconds while the store is away. The exit status of a process."""
     if again := _queued_again(run):
         print(f"members {ranges(again)} are not over yet and are queued again", flush=True)
         return EXIT_DONE
@@ -286,6 +284,12 @@ def main(argv: list[str] | None = None) -> int:
         print(result["problem"], file=sys.stderr)
         return EXIT_SITE
     return EXIT_DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="launchers.delivery.finish", description="Complete a job that has ended.")
+    parser.add_argument("run", type=Path)
+    return complete(Run(parser.parse_args(argv).run.resolve()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Deliver what the trainers spooled into the tracking store: `python -m launchers.delivery.forward RUN [--follow]`.
+"""Deliver what the trainers spooled into the tracking store, once: `python -m launchers.delivery.forward RUN`.
 
 A spool line keeps its own time, so a point delivered twice is in the store once, and a crash between the
 store's answer and our mark (forwarded.json) does no harm. Steps that a later attempt did not continue
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
 import sys
 import time
 from collections import Counter
@@ -23,14 +22,11 @@ from typing import TYPE_CHECKING, Any
 from launchers.delivery.store import Client, is_refusal, opened
 from launchers.delivery.tracking import LOCK_LIMIT_S, NAME_LENGTH, Tracking, ensure_runs, name_of, spec_of, text_of
 from launchers.errors import EXIT_DONE, EXIT_SITE, SiteError
-from launchers.outcome import FINAL
-from launchers.process import start_of
 from launchers.run_folder import ledger
 from launchers.run_folder.record import Attempt, Member, Run, locked, read_json, read_lines, write_json
 
 POINTS_A_CALL = 1000
 MARK_EVERY_S = 1.0
-EVERY_S, LONGEST_PAUSE_S = 5.0, 120.0
 FIRST_MS = 1e11
 """In milliseconds that is 1973, in seconds the year 5138."""
 DIGEST_LENGTH, SOURCE_LENGTH = 36, 60_000
@@ -279,85 +275,11 @@ def digest_of(dataset: Mapping[str, Any]) -> str:
     return str(dataset.get("digest") or "unknown").removeprefix("sha256:")[:DIGEST_LENGTH]
 
 
-def has_ended(run: Run) -> bool:
-    """Whether nothing more comes: every member's last attempt is final, and the finish step is done."""
-    if not run.result.exists():
-        return False
-    return run.cancelled.exists() or all(_is_final(m) for m in run.members())
-
-
-def _is_final(member: Member) -> bool:
-    attempts = member.attempts()
-    outcome = read_json(attempts[-1].outcome) if attempts else None
-    return outcome is not None and outcome["state"] in FINAL
-
-
-class Follower:
-    """Delivers every few seconds for as long as a job runs, and waits longer while the store is away."""
-
-    def __init__(self, run: Run, every_s: float, watched: int | None) -> None:
-        self.run, self.every_s, self.watched = run, every_s, watched
-        self.born = start_of(watched) if watched else None
-        self.trouble = ""
-        # Blocked, and taken up by sigtimedwait: a delivery is never cut in two, a pause ends at once.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-
-    def work(self) -> int:
-        """Until the job has ended, its watcher is gone or we are told to stop; then once more."""
-        pause_s = self.every_s
-        while not self._is_over():
-            pause_s = self.every_s if self.deliver() else min(2 * pause_s, LONGEST_PAUSE_S)
-            if self._told_to_stop(pause_s):
-                break
-        return EXIT_DONE if self.deliver() else EXIT_SITE
-
-    def deliver(self) -> bool:
-        """Whether everything is in the store. Says so once when it is away, and once when it is back."""
-        try:
-            forward(self.run)
-        except (SiteError, OSError) as e:
-            trouble = " ".join(str(e).splitlines()[:1])
-        else:
-            trouble = ""
-        if trouble != self.trouble:
-            print(
-                f"{time.strftime('%FT%T')} forward: {trouble or 'delivering again'}",
-                file=sys.stderr,
-                flush=True,
-            )
-        self.trouble = trouble
-        return not trouble
-
-    def _is_over(self) -> bool:
-        """A watched process knows best: a job that is tried again looks ended until its first attempt."""
-        if self.watched is None:
-            return has_ended(self.run)
-        return self.born is None or start_of(self.watched) != self.born
-
-    def _told_to_stop(self, pause_s: float) -> bool:
-        """Wait, in pieces: a watched process that is gone is noticed within `every_s`."""
-        end = time.monotonic() + pause_s
-        while (left := end - time.monotonic()) > 0 and not self._is_over():
-            if signal.sigtimedwait(STOPS, min(left, self.every_s)):
-                return True
-        return False
-
-
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launchers.delivery.forward", description="Deliver spooled metrics of a run.")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
-    parser.add_argument("--watch-pid", type=int, help="with --follow: until this process is gone")
-    parser.add_argument("--every-s", type=float, default=EVERY_S)
-    arguments = parser.parse_args(argv)
-    run = Run(arguments.run.resolve())
-    if arguments.follow:
-        return Follower(run, arguments.every_s, arguments.watch_pid).work()
     try:
-        done = forward(run)
+        done = forward(Run(parser.parse_args(argv).run.resolve()))
     except SiteError as e:
         print(e, file=sys.stderr)
         return EXIT_SITE

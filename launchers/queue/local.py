@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from launchers.errors import SiteError
+from launchers.errors import EXIT_DONE, EXIT_SITE, SiteError
 from launchers.parts import numbers, ranges
 from launchers.plan import Plan, plans_from
 from launchers.process import start_of
@@ -32,6 +32,8 @@ START_LIMIT_S = 60
 LOOK_EVERY_S = 2.0
 """How soon members are seen that were added to a running job."""
 FINISH_LIMIT_S = 1800
+ENDED = signal.SIGUSR1
+"""To what delivers beside the queue: no member runs any more, the finish step is due."""
 
 
 def start(run: Run, plan: Plan, indices: Sequence[int]) -> None:
@@ -108,7 +110,7 @@ class Queue:
     def work(self) -> None:
         """Until no member is left; then deliver, register and report."""
         self._announce(is_open=True)
-        forwarder = self._module("launchers.delivery.forward", "--follow", "--watch-pid", str(os.getpid()))
+        follower = self._module("launchers.delivery.follow", "--watch-pid", str(os.getpid()))
         try:
             while self.waiting or self.running or self._more():
                 if time.monotonic() - self.looked > LOOK_EVERY_S:
@@ -116,10 +118,13 @@ class Queue:
                 self._see_who_left()
                 self._begin()
                 time.sleep(POLL_S)
-        finally:
-            forwarder.terminate()
-            _wait(forwarder)
-        _wait(self._module("launchers.delivery.finish"), FINISH_LIMIT_S)
+        except BaseException:
+            follower.terminate()
+            _wait(follower)
+            raise
+        follower.send_signal(ENDED)
+        if _wait(follower, FINISH_LIMIT_S) not in (EXIT_DONE, EXIT_SITE):  # it was still starting, or is broken
+            _wait(self._module("launchers.delivery.finish"), FINISH_LIMIT_S)
 
     def _announce(self, is_open: bool) -> None:
         document = {"pid": os.getpid(), "start": start_of(os.getpid()), "open": is_open}
@@ -193,12 +198,13 @@ def _shapes(run: Run) -> dict[int, int]:
     return {row["index"]: row["shape"] for row in read_lines(run.members_file) if row.get("shape")}
 
 
-def _wait(process: subprocess.Popen[bytes], limit_s: float = 60) -> None:
+def _wait(process: subprocess.Popen[bytes], limit_s: float = 60) -> int:
+    """Its exit status; it is ended where it takes longer than that."""
     try:
-        process.wait(limit_s)
+        return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        return process.wait()
 
 
 def main(argv: list[str] | None = None) -> int:

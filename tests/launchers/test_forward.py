@@ -17,10 +17,9 @@ import pytest
 
 from launchers.delivery import forward as module
 from launchers.delivery.finish import finish
-from launchers.delivery.forward import Delivered, Follower, forward, has_ended
-from launchers.delivery.store import StoreError, opened
+from launchers.delivery.forward import Delivered, forward
+from launchers.delivery.store import opened
 from launchers.delivery.tracking import ensure_runs
-from launchers.run_folder.record import Run, read_json, write_json
 from tests.launchers.tracked import (
     T0_MS,
     dataset,
@@ -221,75 +220,11 @@ def test_forward_killed_between_store_and_mark_delivers_once(tmp_path: Path, mon
     assert len(history(run, "train/loss", 0)) == len(history(run, "train/loss", 1)) == 1500
 
 
-def test_has_ended_needs_final_outcomes_and_a_result(tmp_path: Path) -> None:
-    run = make_run(tmp_path, kind="none")
-    end(run, state="REQUEUED")
-    write_json(run.result, {})
-    before = has_ended(run)
-    end(run, attempt=2)
-
-    assert (before, has_ended(run)) == (False, True)
-    run.result.unlink()
-    assert not has_ended(run)
-
-
-def test_follow_says_once_that_the_store_is_away_and_that_it_is_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    answers: Iterator[Exception | None] = iter([StoreError("down\n  where  x"), StoreError("down"), None, None])
-
-    def answer(_run: Run) -> None:
-        error = next(answers)
-        if error:
-            raise error
-
-    monkeypatch.setattr(module, "forward", answer)
-    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
-    follower = Follower(Run(tmp_path), 1, None)
-
-    assert [follower.deliver() for _ in range(4)] == [False, False, True, True]
-
-    said = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert said == ["forward: down", "forward: delivering again"]
-
-
-def _follow(run: Run, *more: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "launchers.delivery.forward", str(run.path), "--follow", "--every-s", "0.2", *more]
-    return subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
 def _wait_until(done: object, limit_s: float = 60) -> None:
     deadline = time.monotonic() + limit_s
     while not done():  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def test_follow_told_to_stop_delivers_once_more(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    path = spool(run, steps([1]))
-    process = _follow(run, "--every-s", "60")
-    _wait_until(run.forwarded.exists)
-    spool(run, steps([2]))
-
-    process.send_signal(signal.SIGTERM)
-
-    assert process.communicate(timeout=60)[0] == ""
-    assert process.returncode == 0
-    assert read_json(run.forwarded)["offsets"]["members/0/attempt-1/metrics.jsonl"] == path.stat().st_size
-
-
-def test_follow_ends_with_the_process_it_watches(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    with subprocess.Popen(["sleep", "60"]) as watched:
-        process = _follow(run, "--watch-pid", str(watched.pid))
-        time.sleep(0.3)
-        spool(run, steps([1]))
-        watched.kill()
-
-    assert process.communicate(timeout=60)[0] == ""
-    assert process.returncode == 0
-    assert len(history(run, "train/loss")) == 1
 
 
 @contextlib.contextmanager

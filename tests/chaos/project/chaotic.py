@@ -2,7 +2,7 @@
 
 Until the file `struck` is there it waits, at a place that the model's options name: so the fault always finds the
 training where the case wants it, however busy the machine is. A file `waits-<rank>` says that it does, and a file
-`told-<rank>` that SIGUSR2 came meanwhile.
+`told-<rank>` that SIGUSR2 came while it waited in a step.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Net(nn.Module):
             self.passes += 1
             time.sleep(self.step_s)
             if self.hold == "step" and self.passes == self.at_step + SPARE_STEPS:
-                self._wait()
+                self._wait_and_hear()
         elif self.hold == "evaluation" and self.passes >= self.at_step:
             self._wait()
 
@@ -59,8 +59,7 @@ class Net(nn.Module):
             time.sleep(0.1)
         sync(fd)
 
-    def _wait(self) -> None:
-        self._say("waits")
+    def _wait_and_hear(self) -> None:
         obeyed = signal.getsignal(signal.SIGUSR2)
 
         def told(number: int, frame: FrameType | None) -> None:
@@ -69,10 +68,14 @@ class Net(nn.Module):
                 obeyed(number, frame)
 
         signal.signal(signal.SIGUSR2, told)
+        self._wait()
+        signal.signal(signal.SIGUSR2, obeyed)
+
+    def _wait(self) -> None:
+        self._say("waits")
         deadline = time.monotonic() + PATIENCE_S
         while not self.struck.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        signal.signal(signal.SIGUSR2, obeyed)
 
     def _say(self, what: str) -> None:
         self.struck.with_name(f"{what}-{os.environ['RANK']}").touch()
