@@ -18,8 +18,12 @@ from conf.job_schema import Job
 from conf.machine_schema import Accelerator, Container, Machine
 from conf.schema import Component, Launcher, Objective, Pool, Site, Spec, Tracking
 from conf.train_schema import Train
+from tests.trainer.warm import Warm
 
+Process = Warm | subprocess.Popen[bytes]
 ROOT = Path(__file__).parents[2]
+FRESH = ("-m", "trainer")
+"""A rank with its own interpreter: needed where its environment counts from the start on, or is read from outside."""
 PROJECT = Path(__file__).parent / "project"
 """A user's own folder."""
 
@@ -63,15 +67,16 @@ class Member:
     spec: Spec
     ranks: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
-    program: Sequence[str] = ("-m", "trainer")
+    program: Sequence[str] = ()
+    """Arguments of a fresh interpreter in place of a warm one."""
     attempts: int = 0
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    running: Sequence[Process] = ()
 
     @property
     def attempt(self) -> Path:
         return self.path / f"attempt-{self.attempts}"
 
-    def start(self) -> list[subprocess.Popen[bytes]]:
+    def start(self) -> Sequence[Process]:
         """Start every rank of a new attempt, each with its own log."""
         self.attempts += 1
         self.attempt.mkdir(parents=True)
@@ -105,11 +110,14 @@ class Member:
             process.kill()
             process.wait()
 
-    def _rank(self, rank: int, port: int, spec_file: Path) -> subprocess.Popen[bytes]:
-        with (self.attempt / f"rank-{rank}.log").open("wb") as out:
+    def _rank(self, rank: int, port: int, spec_file: Path) -> Process:
+        env, log = self._environment(rank, port, spec_file), self.attempt / f"rank-{rank}.log"
+        if not self.program:
+            return Warm(env, log, self.path)
+        with log.open("wb") as out:
             return subprocess.Popen(
                 [sys.executable, *self.program],
-                env=self._environment(rank, port, spec_file),
+                env=env,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=self.path,

@@ -107,7 +107,7 @@ def test_told_to_leave_a_run_keeps_what_fits_into_the_grace_time(
     assert newest(run.path / "checkpoints") == kept
     assert ("will be computed again" in run.log()) == (kept < 12)
     assert (run.attempt / "left.json").exists() == (kept < 12)
-    run.program, run.env = ("-m", "trainer"), {}
+    run.program, run.env = (), {}
     assert run.run() == [0], run.log()
     assert f"goes on from step {kept}" in run.log()
 

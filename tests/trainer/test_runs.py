@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from conf.schema import Component, Objective
-from tests.trainer.ranks import ROOT, Member, own
+from tests.trainer.ranks import FRESH, ROOT, Member, own
 from trainer.assemble import build_model
 from trainer.checkpoints.checkpoint import committed, damage
 from trainer.data.datasets import must_be_the_same
@@ -235,7 +235,7 @@ def test_warnings_of_torchs_inside_are_shown_to_those_who_ask(member: Make, leve
     run = member(
         ranks=2, engine=Component(kind="ddp", options={"find_unused_parameters": True}), train={"max_steps": 2}
     )
-    run.env = {"TORCH_CPP_LOG_LEVEL": level} if level else {}
+    run.env, run.program = {"TORCH_CPP_LOG_LEVEL": level} if level else {}, FRESH
 
     assert run.run() == [0, 0]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.ranks import Member, own
+from tests.trainer.ranks import FRESH, Member, own
 from trainer.insight import shares, system
 from trainer.insight.cards import Cards
 from trainer.insight.shares import Process
@@ -80,6 +80,7 @@ def test_sampled_short_run_has_a_line_with_the_names_of_its_node(tmp_path: Path,
 def test_sampled_tells_of_every_rank_of_the_node_and_of_its_loaders(member: Callable[..., Member]) -> None:
     slow = own("own.blobs", rows=400, pause_s=0.02)
     run = member(ranks=2, data=slow, train={"max_steps": 1000, "workers": 1, "batch_size": 4})
+    run.program = FRESH
     run.start()
     while not (run.attempt / "ledger.jsonl").exists():
         time.sleep(0.05)

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from trainer.parallel.torch_engine import TorchEngine
 
 
+KEPT: list[Any] = []
+"""What must live for as long as the process. The destructor of DDP's Reducer waits for gloo's thread while it holds the
+interpreter's lock, and the thread may be waiting for that lock, to let go of the last gradients: then a rank that has
+done all its work never ends (seen with torch 2.13)."""
+
+
 @group
 class Options:
     """What torch's DistributedDataParallel is told."""
@@ -105,6 +111,7 @@ def _wrapped(options: Options, place: Place, model: nn.Module) -> tuple[Any, Pow
         find_unused_parameters=options.find_unused_parameters or stays,
         static_graph=options.static_graph and not stays,
     )
+    KEPT.append(wrapped)
     if options.compression == "powersgd":
         from trainer.parallel.powersgd import PowerSGD
 
