@@ -6,6 +6,7 @@ What each verb takes is arguments.py's, what it does verbs/'s. Nothing heavy is 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -18,6 +19,8 @@ from launchers.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_USER, FairleadError,
 from launchers.verbs import VERBS
 from sweeps.names import nearest
 
+STORAGE = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+"""What a file system says that takes or gives nothing: no fault of ours, wherever we meet it."""
 USAGE = """\
 usage: fairlead VERB ...
 
@@ -64,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
-    except Exception:
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in STORAGE:
+            do = "see that it can be written and has room, then give the same command again"
+            _complain(SiteError(f"{e.strerror}", where=str(e.filename or "(not said)"), do=do), as_json)
+            return SiteError.exit_code
         traceback.print_exc()
         print(
             "fairlead: this is a fault of Fairlead's own; please report it with the lines above",

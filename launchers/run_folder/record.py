@@ -338,13 +338,14 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds a lock at this moment."""
+    """Whether somebody holds a lock at this moment. Needs to read only: who looks may look at once, and at what is
+    on storage that takes nothing any more."""
     try:
-        fd = os.open(path, os.O_RDWR)
+        fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

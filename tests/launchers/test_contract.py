@@ -63,7 +63,7 @@ def told(found: Cluster, rank: int, folder: Path) -> dict[str, str]:
     script.write_text("\n".join([*lines, "exec env -0"]) + "\n", encoding="utf-8", errors="surrogateescape")
     place = contract.of_rank(found, NAMES, rank)
     env = {"PATH": os.environ["PATH"], "RANK": str(rank), "LOCAL_RANK": place["LOCAL_RANK"]}
-    done = subprocess.run(["sh", str(script)], env=env, capture_output=True, check=True, timeout=20)
+    done = subprocess.run(["sh", str(script)], env=env, capture_output=True, check=True, timeout=60)
     return dict(part.split("=", 1) for part in done.stdout.decode(errors="surrogateescape").split("\0") if part)
 
 
@@ -294,7 +294,7 @@ def test_plan_slurms_variables_reach_a_container(tmp_path: Path, fakes: Any) -> 
     said = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "n[1-2] $x"}
     kept = {"SLURM_CONF": "/etc/x", "SLURM_EXPORT_ENV": "NONE"}
 
-    subprocess.run(["sh", str(script)], env={"PATH": os.environ["PATH"], **said, **kept}, check=True, timeout=20)
+    subprocess.run(["sh", str(script)], env={"PATH": os.environ["PATH"], **said, **kept}, check=True, timeout=60)
 
     (call,) = fakes.calls("apptainer")
     inside = {k.removeprefix("APPTAINERENV_"): v for k, v in call["env"].items() if k.startswith("APPTAINERENV_")}

@@ -197,7 +197,7 @@ def test_build_killed_in_the_middle_the_next_ask_starts_clean(store: Store, tmp_
     first = store.start(MOOD="slow", STARTED=str(started))
     _until(lambda: started.exists() and started.read_text() != "")
     first.kill()
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
 
     built = store.ask()  # while the first one's Apptainer still runs
 

@@ -89,7 +89,7 @@ def test_installer_killed_while_it_builds_or_copies_leaves_nothing_that_is_taken
         killed = asker(mine, house, hold, patch)
         until(moment, 200, pause_s=0.02)
         killed.send_signal(signal.SIGKILL)
-        killed.communicate(timeout=30)
+        killed.communicate(timeout=100)
         hold.unlink(missing_ok=True)
         assert [path for path in store.glob("*/layer.json") if not path.parent.name.startswith(".")] == []
         assert [path.name for path in store.glob(".*") if path.is_dir()], "it was killed in the middle"

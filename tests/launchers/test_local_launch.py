@@ -59,7 +59,7 @@ def test_killed_client_loses_nothing(laptop: Cluster) -> None:
     until(lambda: len(steps(run_of(laptop))) > 2)
 
     client.send_signal(signal.SIGKILL)
-    client.communicate(timeout=10)
+    client.communicate(timeout=60)
     end = laptop.wait(run_of(laptop))
 
     assert end["state"] == "SUCCEEDED" and end["result"]["model"]["version"] == "1"

@@ -108,7 +108,7 @@ def test_copier_that_is_killed_leaves_nothing_that_is_taken_for_a_copy(
     killed = start(folder, [origin], "x", "y", patch=HELD + patch)
     until(lambda: any(p.stat().st_size == size for p in folder.glob(".making.*")), pause_s=0.02)
     killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=30)
+    killed.communicate(timeout=100)
     assert not (folder / origin.name).exists() and list(folder.glob(".making.*"))
 
     out, said = start(folder, [origin], str(origin.path), "y").communicate(timeout=60)
@@ -125,7 +125,7 @@ def test_copy_in_use_stays_and_one_that_nobody_uses_makes_room(workdir: Path, sh
     until(held.exists)
     copies = Copies(folder, 0.01)
     other = start(folder, [second], "", "", most_gb=0.01)
-    assert "copied second.sif" in other.communicate(timeout=30)[1]
+    assert "copied second.sif" in other.communicate(timeout=100)[1]
 
     copies.have(third, Told())
 
@@ -133,7 +133,7 @@ def test_copy_in_use_stays_and_one_that_nobody_uses_makes_room(workdir: Path, sh
     with pytest.raises(NotNear, match=r"it has 4 MB, and there is no room: .* copies in use take 8"):
         copies.have(second, Told())  # by the other process, and by this one
     user.kill()
-    user.communicate(timeout=30)
+    user.communicate(timeout=100)
     copies.have(second, Told())
     assert not (folder / first.name).exists()
 
@@ -141,7 +141,7 @@ def test_copy_in_use_stays_and_one_that_nobody_uses_makes_room(workdir: Path, sh
 def test_rank_without_room_runs_the_shared_image_and_says_why(workdir: Path, shared: Path) -> None:
     origin, folder = image(shared, "big", mb=3), workdir / "copies"
 
-    out, said = start(folder, [origin], str(origin.path), "y", most_gb=0.002).communicate(timeout=30)
+    out, said = start(folder, [origin], str(origin.path), "y", most_gb=0.002).communicate(timeout=100)
 
     assert out == f"{origin.path} y\n"
     why = f"{os.uname().nodename} has no copy of big.sif in {folder}, and runs the shared one: it has 3 MB"

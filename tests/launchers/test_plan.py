@@ -517,7 +517,7 @@ def test_rank_script_credentials_of_an_address_are_handed_on_and_written_nowhere
     script.write_text(step.rank_script.replace("/runs/digits-1/members/0/attempt-0/", f"{tmp_path}/"))
     env = {"PATH": os.environ["PATH"], "RANK": "0", "AWS_SECRET_ACCESS_KEY": "it's $x", "AWS_PROFILE": ""}
 
-    subprocess.run(["sh", str(script)], env=env, check=True, timeout=20)
+    subprocess.run(["sh", str(script)], env=env, check=True, timeout=60)
 
     (call,) = fakes.calls("apptainer")
     assert call["env"]["APPTAINERENV_AWS_SECRET_ACCESS_KEY"] == "it's $x"
