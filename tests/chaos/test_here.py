@@ -12,7 +12,7 @@ from tests.chaos.drive import Bench
 from tests.chaos.pool import attempted
 from tests.chaos.verdict import Row
 
-SEED, CASES = 20261121, 18
+SEED, CASES = 20261121, 34
 MOUNTS = ("disk full", "checkpoints read-only")
 
 
