@@ -31,9 +31,10 @@ class Store:
         argv += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/store.db"]
         argv += ["--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "server.log").open("ab") as log:
-            env = {**os.environ, "TMPDIR": str(self.folder)}
+            # With its jobs it would start a dozen processes of its own.
+            env = {**os.environ, "TMPDIR": str(self.folder), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
             self.server = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
-        until(lambda: answers(self.port), limit_s=120)
+        until(lambda: answers(self.port), limit_s=300)
 
     def kill(self) -> None:
         os.killpg(self.server.pid, signal.SIGKILL)

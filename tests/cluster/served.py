@@ -29,7 +29,9 @@ def served(port: int, folder: Path) -> Iterator[None]:
     argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     argv += ["--backend-store-uri", f"sqlite:///{folder}/store.db"]
     argv += ["--artifacts-destination", str(folder / "artifacts")]
-    server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else it starts a dozen processes of its own
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(argv, env=env, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
         until(lambda: answers(port), limit_s=300)  # it imports for a minute where all cores are busy
         yield
