@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a folder read-
 
 def fairlead(work: Path, *words: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "launchers.cli", *words]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    nobodys = {"HOME": str(work), "XDG_STATE_HOME": str(work / "state")}
+    env = {**os.environ, **nobodys, "PYTHONPATH": str(ROOT)}
     return subprocess.run(argv, capture_output=True, text=True, timeout=200, cwd=work, env=env, check=False)
 
 
