@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from tests.trainer.ranks import ROOT
 from trainer.data import feed
 from trainer.data.datasets import Mapped
-from trainer.data.feed import Feed, Place, workers_for
+from trainer.data.feed import Feed, Place
 from trainer.data.order import PADDING
 from trainer.data.windows import Tokens, Windows
 from trainer.sources import TensorSamples
@@ -133,7 +134,7 @@ def test_slow_reading_is_done_in_small_parcels(
     mapped: Windows, monkeypatch: pytest.MonkeyPatch, took_s: float, parcels: list[int]
 ) -> None:
     clock, seen = itertools.count(0, took_s), list[int]()
-    monkeypatch.setattr(feed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     read = Windows.batch
     monkeypatch.setattr(
         Windows, "batch", lambda self, indices: (seen.append(len(indices) // 2), read(self, indices))[1]
@@ -144,20 +145,12 @@ def test_slow_reading_is_done_in_small_parcels(
     assert seen == parcels
 
 
-@pytest.mark.parametrize(
-    ("reading_s", "loop_s", "cores", "workers"),
-    [(0.001, 0.1, 8, 0), (0.1, 0.1, 8, 2), (0.3, 0.1, 8, 4), (0.3, 0.1, 2, 2), (0.3, 0.1, 0, 0), (1.0, 0.0, 4, 4)],
-)
-def test_workers_are_as_many_as_keep_the_loop_going(reading_s: float, loop_s: float, cores: int, workers: int) -> None:
-    assert workers_for(reading_s, loop_s, cores) == workers
-
-
 @pytest.mark.parametrize(("spare_cores", "readers"), [(2, 2), (0, 1)])
 def test_workers_take_over_after_the_first_batches_when_reading_is_slow(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spare_cores: int, readers: int
 ) -> None:
     clock = iter(range(10**6))
-    monkeypatch.setattr(feed.time, "perf_counter", lambda: next(clock))  # every reading takes as long as every step
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))  # every reading takes as long as every step
     caplog.set_level(logging.INFO, "trainer.data.feed")
 
     batches = list(Feed(DRAWN, CPU, None, spare_cores, seed=1).batches(places(feed.MEASURED + 6)))
@@ -167,6 +160,24 @@ def test_workers_take_over_after_the_first_batches_when_reading_is_slow(
     assert len(later) == readers and (os.getpid() in later) == (readers == 1)
     assert (f"{spare_cores} workers read ahead" in caplog.text) == bool(spare_cores)
     whole = Feed(DRAWN, CPU, 0, seed=1).batches(places(feed.MEASURED + 6))
+    assert [b.inputs.tolist() for b in batches] == [b.inputs.tolist() for b in whole]
+
+
+@pytest.mark.parametrize("workers", [1, None])
+def test_workers_read_farther_ahead_where_the_loop_waits_and_every_batch_comes_once_and_in_order(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, workers: int | None
+) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))  # every wait takes as long as every step
+    monkeypatch.setattr(feed, "AGAIN", 4)
+    caplog.set_level(logging.INFO, "trainer.data.feed")
+
+    batches = list(Feed(DRAWN, CPU, workers, 2, seed=1).batches(places(32)))
+
+    said = [line.split("data: ")[1] for line in caplog.text.splitlines()]
+    farther = [f"{workers or 2} workers read ahead from now on, {ahead} batches each" for ahead in (8, 32)]
+    assert said == [*([] if workers else ["2 workers read ahead (train.workers)"]), *farther]
+    whole = Feed(DRAWN, CPU, 0, seed=1).batches(places(32))
     assert [b.inputs.tolist() for b in batches] == [b.inputs.tolist() for b in whole]
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from trainer import signals
 from trainer.data.order import PADDING, seed_of
+from trainer.data.readers import Readers, more, readers_for
 from trainer.data.windows import Windows
 from trainer.failure import UserError
 from trainer.sources import Samples, TensorSamples
@@ -35,14 +36,10 @@ Parts = tuple[Tensor, Tensor, Tensor | None]
 MEASURED = 8
 """Batches by which it is judged whether workers are worth their processes."""
 AGAIN = 32
-"""As many each further time."""
-TOLERATED = 0.05
-"""Share of the time that reading may take without them."""
+"""As many each further time, and those by which it is judged whether they are enough."""
 LONGEST_TEMPORARY = 70
 """Workers hand batches over by a socket in the temporary folder, whose path may have 107 bytes (unix(7)): beyond, a
 worker dies of it and the loop waits for ever."""
-RECEIVED_S = 1e-3
-"""What it takes to receive a batch from a worker."""
 AT_ONCE_BYTES = 2**20
 """So much is read at once of samples in memory: it stays in a core's cache."""
 AT_ONCE_S = 0.02
@@ -91,11 +88,10 @@ class Feed:
 
     def batches(self, order: Iterable[Place]) -> Iterator[Batch]:
         """One batch on the device for each place."""
-        order, workers = iter(order), self.workers
-        if workers is None:
-            workers = yield from self._as_it_takes(order)
-        if workers:
-            yield from map(self._brought, self._loader(order, workers))
+        order = iter(order)
+        readers = (yield from self._as_it_takes(order)) if self.workers is None else Readers(self.workers)
+        if readers.workers:
+            yield from map(self._brought, self._ahead(order, readers))
         elif isinstance(self.samples, TensorSamples | Windows):
             yield from self._together(self.samples, order)
         else:
@@ -140,18 +136,18 @@ class Feed:
     def _there(self, part: Tensor) -> Tensor:
         return part.to(self.device, non_blocking=True)
 
-    def _as_it_takes(self, order: Iterator[Place]) -> Generator[Batch, None, int | None]:
-        """Read here until workers are worth their processes; returns how many. None where nothing is left to read."""
+    def _as_it_takes(self, order: Iterator[Place]) -> Generator[Batch, None, Readers]:
+        """Read here until workers are worth their processes, or nothing is left to read; returns how many."""
         if isinstance(self.samples, TensorSamples):
-            return 0
-        workers = yield from self._measured(order, MEASURED)
-        while workers == 0 and not isinstance(self.samples, Windows):  # what lay in the page cache may become slow
-            workers = yield from self._measured(order, AGAIN)
-        return workers
+            return Readers(0)
+        readers = yield from self._measured(order, MEASURED)
+        while readers == Readers(0) and not isinstance(self.samples, Windows):  # what lay in the page cache may be slow
+            readers = yield from self._measured(order, AGAIN)
+        return readers or Readers(0)
 
-    def _measured(self, order: Iterator[Place], count: int) -> Generator[Batch, None, int | None]:
-        """Read so many batches here; returns how many workers would have kept the loop from waiting for them, None
-        where there are no more."""
+    def _measured(self, order: Iterator[Place], count: int) -> Generator[Batch, None, Readers | None]:
+        """Read so many batches here; returns what would have kept the loop from waiting for them, None where there are
+        no more."""
         reading_s, loop_s = [], []
         for place in itertools.islice(order, count):
             begun = time.perf_counter()
@@ -162,12 +158,28 @@ class Feed:
             loop_s.append(time.perf_counter() - read)
         if len(reading_s) < count:
             return None
-        workers = workers_for(statistics.median(reading_s), statistics.median(loop_s), self.spare_cores)
-        if workers:
-            log.info("data: %d workers read ahead (train.workers)", workers)
-        return workers
+        readers = readers_for(statistics.median(reading_s), statistics.median(loop_s), self.spare_cores)
+        if readers.workers:
+            log.info("data: %d workers read ahead (train.workers)", readers.workers)
+        return readers
 
-    def _loader(self, order: Iterator[Place], workers: int) -> Iterator[Parts]:
+    def _ahead(self, order: Iterator[Place], readers: Readers) -> Iterator[Parts]:
+        """Batches that workers read; begun anew with more of them where the loop still waits."""
+        cores = self.spare_cores if self.workers is None else self.workers
+        while True:
+            places, waits, enough = Until(order), Waits(), readers
+            for parts in waits.watched(self._loader(places, readers)):
+                yield parts
+                waited = waits.share()
+                if waited is not None and not places.over:
+                    enough = more(readers, waited, cores, sum(part.nbytes for part in parts if part is not None))
+                    places.over = enough != readers
+            if enough == readers:
+                return
+            readers = enough
+            log.info("data: %d workers read ahead from now on, %d batches each", readers.workers, readers.ahead)
+
+    def _loader(self, order: Iterable[Place], readers: Readers) -> Iterator[Parts]:
         from torch.utils.data import DataLoader
 
         self.before_fork()
@@ -177,7 +189,8 @@ class Feed:
             Ahead(self),  # type: ignore[arg-type]
             batch_size=None,
             sampler=order,
-            num_workers=workers,
+            num_workers=readers.workers,
+            prefetch_factor=readers.ahead,
             collate_fn=_as_it_is,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=signals.ignore,
@@ -188,6 +201,43 @@ class Feed:
             if isinstance(parts, str):
                 raise UserError(parts, "", "")
             yield parts
+
+
+class Until:
+    """Places until it is `over`; the rest is still to be had from where they came."""
+
+    def __init__(self, order: Iterator[Place]) -> None:
+        self._order, self.over = order, False
+
+    def __iter__(self) -> Iterator[Place]:
+        while not self.over and (place := next(self._order, None)) is not None:
+            yield place
+
+
+class Waits:
+    """How long a loop waits for batches, and how long it does not."""
+
+    def __init__(self) -> None:
+        self._batches, self._waited_s = 0, 0.0
+        self._since_s: float | None = None
+
+    def watched(self, batches: Iterator[Parts]) -> Iterator[Parts]:
+        """The same, and what they were waited for. The first ones not: workers start, and open their files."""
+        asked = time.perf_counter()
+        for parts in batches:
+            self._waited_s += time.perf_counter() - asked
+            self._batches += 1
+            yield parts
+            asked = time.perf_counter()
+
+    def share(self) -> float | None:
+        """Of the time, once for as many batches as are judged together; else None."""
+        if self._batches < AGAIN:
+            return None
+        now_s = time.perf_counter()
+        found = None if self._since_s is None else self._waited_s / (now_s - self._since_s)
+        self._batches, self._waited_s, self._since_s = 0, 0.0, now_s
+        return found
 
 
 @dataclass(frozen=True)
@@ -201,13 +251,6 @@ class Ahead:
             return self.feed[place]
         except UserError as mistake:
             return str(mistake)
-
-
-def workers_for(reading_s: float, loop_s: float, cores: int) -> int:
-    """Workers that read a batch as fast as the loop takes one, in seconds each; 0 where reading hardly counts."""
-    if reading_s - RECEIVED_S < TOLERATED * (reading_s + loop_s):
-        return 0
-    return min(cores, math.ceil(reading_s / max(loop_s, 1e-6)) + 1)
 
 
 def _filled(indices: np.ndarray, fillers: np.ndarray) -> np.ndarray:
