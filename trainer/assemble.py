@@ -98,7 +98,7 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
         clock=clock,
         scale=_scale(spec, rank, data.shape),
         window=pace.begun(done.window, clock.seconds(), device, ranks),
-        alone=Alone(device),
+        alone=Alone(device, engine.waits_in_forward),
         profiler=_profiler(spec.train, rank, folders),
         samples=SampleLog(folders.attempt, order) if wanted.log_samples else None,
     )

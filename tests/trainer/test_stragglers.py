@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from conf.schema import Component
 from tests.trainer.ranks import Member, own
 from trainer.insight import stragglers
 from trainer.insight.stragglers import FORWARDS, WINDOWS, Alone, Watch, slot, spread
@@ -72,9 +74,29 @@ def test_alone_counts_data_and_forward_passes_and_begins_anew(monkeypatch: pytes
     assert alone.taken_s(waited_s=0.0) == FORWARDS * 0.5
 
 
-def test_slow_rank_of_a_run_is_in_its_metrics_and_in_the_log(member: Make) -> None:
+def test_time_alone_is_without_what_others_are_waited_for() -> None:
+    alone = Alone(torch.device("cpu"), waits_in_forward=True)
+
+    alone.begin()
+    time.sleep(1.0)
+    alone.end()
+    slept_s = alone.taken_s(waited_s=0.0) / FORWARDS
+    alone.begin()
+    until = time.thread_time() + 0.1
+    while time.thread_time() < until:
+        pass
+    alone.end()
+    computed_s = alone.taken_s(waited_s=0.0) / FORWARDS
+
+    assert slept_s < 0.5 and computed_s >= 0.1
+
+
+@pytest.mark.parametrize(("engine", "way"), [("ddp", "slow"), ("fsdp", "busy")])
+def test_slow_rank_of_a_run_is_in_its_metrics_and_in_the_log(member: Make, engine: str, way: str) -> None:
+    """Also where the others wait for it in their forward passes, for weights of layers that are large enough to be
+    fetched on their own: they look as slow by the clock on the wall."""
     train = {"max_steps": 30, "log_every_steps": 5, "eval_every_steps": 30}
-    run = member(ranks=2, train=train, model=own("stuck.Stuck", ways="slow"))
+    run = member(ranks=2, train=train, engine=Component(kind=engine), model=own("stuck.Stuck", ways=way, width=12_000))
 
     assert run.run() == [0, 0], run.log()
 

@@ -50,6 +50,8 @@ class Engine(Protocol):
 
     module: nn.Module
     """The model whose train() and eval() count."""
+    waits_in_forward: bool
+    """Whether a rank may wait for the others in `forward`: where they exchange weights or running statistics."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs in the run's precision, with what `backward` will need."""

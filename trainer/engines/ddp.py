@@ -80,7 +80,7 @@ def start(
         return contextlib.nullcontext() if last or wrapped is model else wrapped.no_sync()
 
     engine = TorchEngine(place, model, called, optimizer_of(model), exchange)
-    engine.memory = memory
+    engine.memory, engine.waits_in_forward = memory, counts and place.rank.world > 1
     return engine
 
 

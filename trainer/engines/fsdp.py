@@ -60,7 +60,9 @@ def start(
         sharded.set_requires_gradient_sync(last)
         yield
 
-    return TorchEngine(place, sharded, called, optimizer_of(sharded), exchange)
+    engine = TorchEngine(place, sharded, called, optimizer_of(sharded), exchange)
+    engine.waits_in_forward = True
+    return engine
 
 
 def _sharded(options: Options, place: Place, model: nn.Module) -> Any:

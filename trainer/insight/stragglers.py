@@ -1,11 +1,14 @@
 """Which rank keeps the others waiting? Each measures what it does alone, and a report brings the numbers together.
 
 Alone it waits for data and computes forward; in the backward pass it may wait for the others already, and at its end
-it does. Of engines that exchange weights in the forward pass (fsdp, ZeRO-3) all ranks look alike.
+it does. Where ranks wait for each other in the forward pass, too (fsdp, ZeRO-3, running statistics), that is told apart
+on a CPU by what the kernel says of this thread: while it waits for others, it neither runs nor wants to. On cards all
+ranks look alike then.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -24,11 +27,26 @@ WINDOWS = 3
 """Reports in a row before anybody is told."""
 
 
+class Busy:
+    """Seconds in which this thread ran, or wanted to run and was not let: other processes are on its core.
+
+    /proc/<pid>/task/<tid>/schedstat, https://docs.kernel.org/scheduler/sched-stats.html
+    """
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __call__(self) -> float:
+        ran_ns, waited_ns, _ = os.pread(self._file, 100, 0).split()
+        return (int(ran_ns) + int(waited_ns)) / 1e9
+
+
 class Alone:
     """One rank's own time since the last report. On cards that of one forward pass, and not waited for."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, waits_in_forward: bool = False) -> None:
         self._on_card = device.type == "cuda"
+        self._clock = Busy() if waits_in_forward and not self._on_card else time.perf_counter
         self._begun_s = self._forward_s = 0.0
         self._passes = 0
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
@@ -38,14 +56,14 @@ class Alone:
     def begin(self) -> None:
         """A forward pass begins."""
         if self._events is None:
-            self._begun_s = time.perf_counter()
+            self._begun_s = self._clock()
         elif not self._passes:
             self._events[0].record()
 
     def end(self) -> None:
         """It is over."""
         if self._events is None:
-            self._forward_s += time.perf_counter() - self._begun_s
+            self._forward_s += self._clock() - self._begun_s
         elif not self._passes:
             self._events[1].record()
         self._passes += 1

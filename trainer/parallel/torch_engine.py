@@ -51,6 +51,7 @@ class TorchEngine:
     ) -> None:
         self.module, self.optimizer = module, optimizer
         self.memory: Memory | None = None
+        self.waits_in_forward = False
         self.micro_batch = exchange
         self._place, self._called = place, called
         self._given = hyperparameters.of(optimizer)

@@ -36,6 +36,8 @@ READ_ELEMENTS = 2**26
 class ZeroEngine:
     """An Engine (see engines/) around a DeepSpeedEngine."""
 
+    waits_in_forward = True
+
     def __init__(self, place: Place, engine: Any, groups: Sequence[Mapping[str, Any]]) -> None:
         self.module: nn.Module = engine.module
         self._place, self._engine = place, engine

@@ -14,8 +14,8 @@ from torch import Tensor
 class Stuck(Net):
     """`ways` are words for the attempts, in their order; an attempt beyond them is well."""
 
-    def __init__(self, ways: str = "", at: int = 6) -> None:
-        super().__init__()
+    def __init__(self, ways: str = "", at: int = 6, width: int = 16) -> None:
+        super().__init__(width)
         names, number = ways.split(), int(os.environ.get("FAIRLEAD_ATTEMPT", "0"))
         self.way = names[number] if number < len(names) else ""
         self.at, self.seen = at, 0
@@ -24,6 +24,10 @@ class Stuck(Net):
         self.seen += self.training
         if self.way == "slow" and self.training and os.environ["RANK"] == "1":
             time.sleep(0.25)  # more than a busy machine adds to the other rank's steps
+        if self.way == "busy" and self.training and os.environ["RANK"] == "1":
+            until = time.thread_time() + 0.25
+            while time.thread_time() < until:
+                pass
         if self.training and self.seen == self.at:
             if self.way == "unequal" and os.environ["RANK"] == "0":
                 dist.barrier()  # which the other rank leaves out
