@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from conf.bounds import group
-from trainer.data import splits
+from trainer.data import carried, splits
 from trainer.data.splits import By, Split
-from trainer.packages import needed
 from trainer.sources import Card, Data, Form, Preview, Shape, TensorSamples, data_of_parts
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ WAYS: tuple[By, ...] = ("stratified", "random", "end")
 class Options:
     """Which set, and how much of it is kept for validation."""
 
-    set: Literal["digits", "wine", "breast_cancer", "iris"] = "digits"
+    set: carried.Name = "digits"
     split: Split = Split(fraction=0.2)
 
 
@@ -38,15 +37,16 @@ def load(options: Options) -> Data:
     """The set in its parts. Images become 1 x height x width from 0 to 1, columns are standardised."""
     import numpy as np
 
-    bunch = _bunch(options)
-    chosen = _parts(bunch, options)
+    found = carried.read(options.set)
+    chosen = _parts(found.target, options)
+    columns: tuple[str, ...] = ()
     if options.set == "digits":
-        rows, columns, offset, scale = bunch.images[:, None], (), np.zeros(1), np.full(1, 16.0)
+        rows, offset, scale = found.rows.reshape(-1, 1, *carried.IMAGE), np.zeros(1), np.full(1, 16.0)
     else:
-        training = bunch.data[np.asarray(chosen[0])]
-        rows, columns, offset, scale = bunch.data, bunch.feature_names, training.mean(0), training.std(0)
+        training = found.rows[np.asarray(chosen[0])]
+        rows, columns, offset, scale = found.rows, found.columns, training.mean(0), training.std(0)
     inputs = ((rows - offset) / scale).astype(np.float32)
-    parts = [_samples(inputs[np.asarray(part)], bunch.target[np.asarray(part)]) for part in chosen]
+    parts = [_samples(inputs[np.asarray(part)], found.target[np.asarray(part)]) for part in chosen]
 
     def card(samples: TensorSamples) -> Card:
         return Card(
@@ -55,36 +55,33 @@ def load(options: Options) -> Data:
             rows=len(samples),
             features=f"{'x'.join(str(n) for n in samples.inputs.shape[1:]).removeprefix('1x')} float32",
             source=f"sklearn.datasets.load_{options.set}",
-            classes=tuple(str(name) for name in bunch.target_names),
-            columns=tuple(columns),
+            classes=found.classes,
+            columns=columns,
             offset=tuple(offset.tolist()),
             scale=tuple(scale.tolist()),
         )
 
-    shape = Shape("classification", inputs.shape[1:], "float32", int(bunch.target.max()) + 1)
+    shape = Shape("classification", inputs.shape[1:], "float32", int(found.target.max()) + 1)
     return data_of_parts(shape, parts, card)
 
 
 def listed(options: Options) -> Listed:
-    """Each sample's numbers as the set has them, and `target`, the name of its class."""
-    import sklearn
+    """Each sample's numbers as the set has them, and `target`, the name of its class, or the digit."""
+    import importlib.metadata
+
+    import numpy as np
 
     from trainer.data import listed
 
-    bunch = _bunch(options)
-    columns = {str(name): bunch.data[:, i] for i, name in enumerate(bunch.feature_names)}
-    columns["target"] = bunch.target_names[bunch.target]
-    content = ("sklearn", sklearn.__version__, options.set)
-    return listed.of_columns(options.set, columns, lambda: _parts(bunch, options), content)
+    found = carried.read(options.set)
+    columns = {name: found.rows[:, i] for i, name in enumerate(found.columns)}
+    columns["target"] = found.target if options.set == "digits" else np.array(found.classes)[found.target]
+    content = ("sklearn", importlib.metadata.version("scikit-learn"), options.set)
+    return listed.of_columns(options.set, columns, lambda: _parts(found.target, options), content)
 
 
-def _bunch(options: Options) -> Any:
-    datasets = needed("sklearn.datasets", "scikit-learn", "data.kind: sklearn")
-    return getattr(datasets, f"load_{options.set}")()
-
-
-def _parts(bunch: Any, options: Options) -> tuple[Part, ...]:
-    return splits.parts(options.split, splits.Rows(len(bunch.target), bunch.target), "stratified")
+def _parts(target: np.ndarray, options: Options) -> tuple[Part, ...]:
+    return splits.parts(options.split, splits.Rows(len(target), target), "stratified")
 
 
 def _samples(inputs: np.ndarray, targets: np.ndarray) -> TensorSamples:
