@@ -65,6 +65,8 @@ def plan_text(shown: Planned) -> Iterator[str]:
     named = [f"{p.name}: {size}" for p, size in zip(plan.pools, sizes, strict=True)] if shown.others else sizes
     shape = f"{which} {', '.join(named)}"
     yield f"{plan.job}: {plan.members} member(s), {shape}, launcher {plan.launcher}"
+    if plan.launcher == "local":
+        yield "  until it ends: on this machine nothing holds it to machine.time_limit_min or machine.mem_gb"
     if plan.search:
         yield "  each asks for its point when it starts (the space: sweep, below)"
     elif plan.members > 1:
