@@ -42,6 +42,8 @@ class ClientMasking:
         self._pattern = re.compile(b"|".join(map(re.escape, self._spellings)))
         self._seen: dict[Path, int] = {}
         """Files that hold none, and when each was changed last."""
+        self._until = 0.0
+        """All that was changed before was looked at."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="client-masking", daemon=True)
         self._said: set[str] = set()
@@ -70,6 +72,8 @@ class ClientMasking:
     def _look(self, settled_s: float) -> None:
         """At everything that was changed before so many seconds ago. What cannot be looked at stays here."""
         try:
+            if settled_s and self._last_change() <= self._until:
+                return
             until = clock_of(self._attempt.path) - settled_s
             for store in self._stores():
                 for path in _files(store):
@@ -78,8 +82,21 @@ class ClientMasking:
             if not settled_s:
                 until = clock_of(self._attempt.path)  # after our own changes: there is nobody else
             client_store.note_checked(self._member, until)
+            self._until = until
         except OSError as e:
             self._say(f"what its MLflow client wrote could not be looked through for secrets: {e}")
+
+    def _last_change(self) -> float:
+        """Of a file's content, or of names: not of metrics that grow, which many do all the time."""
+        newest = 0.0
+        for store in self._stores():
+            for place, _, names in os.walk(store):
+                folder = Path(place)
+                grow = client_store.is_metric(folder, store)
+                for path in (folder, *(() if grow else (folder / name for name in names))):
+                    with contextlib.suppress(FileNotFoundError):
+                        newest = max(newest, path.lstat().st_ctime)
+        return newest
 
     def _stores(self) -> list[Path]:
         """Rank 0's, which is delivered, and those of the others."""

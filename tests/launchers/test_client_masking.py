@@ -5,6 +5,7 @@ The client is the real one.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,27 @@ def test_looks_while_the_program_runs_and_lets_a_writer_finish(run: Run, monkeyp
     masking.finish()
 
     assert client.get_run(run_id).data.tags["slow"] == "*** and more"
+
+
+def test_nothing_is_written_while_only_metrics_grow(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_masking, "PAUSE_S", 0.05)
+    monkeypatch.setattr(client_masking, "SETTLED_S", 0.2)
+    client, run_id = client_of(run)
+    client.log_metric(run_id, "loss", 1.0)
+    masking, looks, note = ClientMasking(attempt_of(run), [SECRET]), list[float](), client_store.note_checked
+    monkeypatch.setattr(client_store, "note_checked", lambda member, at: (looks.append(at), note(member, at)))
+    masking.start()
+    assert len(looks) == 1
+
+    for step in range(1, 20):
+        client.log_metric(run_id, "loss", 1.0, step=step)
+        time.sleep(0.05)
+    assert len(looks) == 1
+    client.log_param(run_id, "token", SECRET)
+    until(lambda: found_in(run.path) == [], 30, 0.05)
+    masking.finish()
+
+    assert len(looks) > 2
 
 
 def test_store_that_cannot_be_looked_through_is_told_once_and_nothing_of_it_leaves(
