@@ -52,7 +52,9 @@ class Machine:
     """Accelerators one node has: checked against, never asked for."""
     disk: Disk = Disk()
     time_limit_min: Count = 7 * 24 * 60
-    """Of the whole job; a week where nothing is said, as on Vertex. Where a partition allows less, `launch` says so."""
+    """Of a job's allocation; a week where nothing is said, as on Vertex. Where a partition allows less, `launch` says
+    so. Before it ends a program is told to save (job.notice_s), and one that has goes on from the queue. On this
+    machine (launcher=local), where nobody waits for the cores, nothing ends a job."""
     constraint: Word | None = None
     """Slurm feature expression the nodes must have."""
     account: Word | None = None

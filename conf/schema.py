@@ -120,7 +120,9 @@ class ImageBuild:
 @group
 class Secret:
     """Where a value comes from that only the program may know, by one of `env`, `file` and `command`. It is asked for
-    when an attempt starts, stands in no file of the run, and is masked in what the program prints."""
+    when an attempt starts, stands in no file of the run, and is masked in what the program prints, reports, and logs by
+    MLflow's client into our run: parameters, tags, names, artifacts that are text. What it sends to a server of its own
+    choice (MLFLOW_TRACKING_URI in container.env) or writes into other files of its own is its own to keep clean."""
 
     env: VariableName | None = None
     """Variable of your environment when you launch or retry. Its value waits for the job in a file of your own, outside

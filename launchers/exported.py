@@ -15,7 +15,9 @@ from typing import Literal
 from conf import schema
 
 FOLDER = "splits"
-"""Of a run: a folder for each member, named by its number."""
+"""Of a run: a folder for each member, named by its number, and a file that names the entry they come from."""
+STORE = ".splits"
+"""Beside the runs: an entry for each content, for every run that asks for it."""
 VARIABLES = {
     "training": "AIP_TRAINING_DATA_URI",
     "validation": "AIP_VALIDATION_DATA_URI",

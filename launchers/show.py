@@ -65,6 +65,8 @@ def plan_text(shown: Planned) -> Iterator[str]:
     named = [f"{p.name}: {size}" for p, size in zip(plan.pools, sizes, strict=True)] if shown.others else sizes
     shape = f"{which} {', '.join(named)}"
     yield f"{plan.job}: {plan.members} member(s), {shape}, launcher {plan.launcher}"
+    if plan.launcher == "local":
+        yield "  until it ends: on this machine nothing holds it to machine.time_limit_min or machine.mem_gb"
     if plan.search:
         yield "  each asks for its point when it starts (the space: sweep, below)"
     elif plan.members > 1:
@@ -268,7 +270,7 @@ def image_text(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def prune_text(done: pruning.Pruned, what: str = "image(s)") -> Iterator[str]:
-    """One line per image or layer, and what follows."""
+    """One line per image, layer or entry of exported splits, and what follows."""
     goes = "removed" if done.removed else "would be removed"
     for entry in done.entries:
         why = f"stays: {entry.kept}" if entry.kept else goes
@@ -277,13 +279,13 @@ def prune_text(done: pruning.Pruned, what: str = "image(s)") -> Iterator[str]:
     yield f"{count} {what} {goes}, {done.freed / 1e6:.0f} MB" + ("" if done.removed or not count else ": add --yes")
 
 
-def prune_document(images: pruning.Pruned, layers: pruning.Pruned) -> dict[str, Any]:
-    """For a program that reads it."""
-    rows = [
-        [{"path": str(e.path), "size": e.size, "kept": e.kept or None} for e in done.entries]
-        for done in (images, layers)
-    ]
-    return {"freed": images.freed + layers.freed, "images": rows[0], "layers": rows[1]}
+def prune_document(done: Mapping[str, pruning.Pruned]) -> dict[str, Any]:
+    """For a program that reads it: rows by what they are."""
+    rows = {
+        what: [{"path": str(e.path), "size": e.size, "kept": e.kept or None} for e in each.entries]
+        for what, each in done.items()
+    }
+    return {"freed": sum(each.freed for each in done.values()), **rows}
 
 
 def _member_line(member: MemberStatus) -> str:

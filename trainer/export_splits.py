@@ -99,6 +99,7 @@ def _entry(rows: Listed, spec: Spec, form: Format, store: Path) -> str:
     key = _digest(VERSION, form, rows.columns, to_document(split), target, rows.records.content)
     with _alone(store / f"{key}.lock"):
         if _whole(store / key):
+            os.utime(store / key)  # so that nobody removes it before our pin names it (launchers/split_pruning.py)
             return key
         aside = store / f"{key}.part"
         for left in (aside, store / key):  # of one that was killed, or was changed since

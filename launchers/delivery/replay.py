@@ -3,11 +3,13 @@
 The run that the program was given is the member's run, any other that it made is a child of it: parameters, tags,
 metrics with their times, data sets, artifacts, logged models and versions in the registry. Each is there once, however
 often this is done and wherever it was cut short: a file's mark says how far it was delivered, runs and models carry
-where they come from as tags. States, names and tags of ours stay ours. Nothing is unpickled.
+where they come from as tags. States, names and tags of ours stay ours. Nothing is unpickled. Of a job with secrets all
+but the points of metrics waits until it was looked through for them (checked.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from launchers.delivery.checked import Checked
 from launchers.delivery.model_folder import ModelFolder
 from launchers.delivery.register import ToLog, add_version, logged_model, move_alias
 from launchers.delivery.store import Client
@@ -41,7 +44,9 @@ def has_news(run: Run, member: Member, marks: Marks) -> bool:
     """Whether a program's client wrote something since. Opens no store."""
     root, own = member.path / client_store.FOLDER, client_store.run_folder(member, run.id)
     given = (own / "meta.yaml", own.parent / "meta.yaml")  # say nothing of the program
-    return any(marks.offset(path) != _state(path, root) for path in _files(root) if path not in given)
+    news = (path for path, state in _states(root) if path not in given and marks.offset(path) != state)
+    checked = Checked(run, member)
+    return any(checked.passes(path) for path in news)
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,18 @@ class Replay:
         return _OfMember(self, index).all()
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _states(root: Path) -> Iterator[tuple[Path, int]]:
+    """All files that are there, whatever comes and goes meanwhile."""
     for place, _, names in os.walk(root):
-        yield from (path for name in names if (path := Path(place, name)).is_file() and not path.is_symlink())
-
-
-def _is_metric(path: Path, root: Path) -> bool:
-    """Of a run: <experiment>/<run>/metrics/<name>."""
-    return path.relative_to(root).parts[2:3] == ("metrics",)
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink():
+                    yield path, _state(path, root)
 
 
 def _state(path: Path, root: Path) -> int:
     """Of a metric, which only grows, its length; of any other file when it was written."""
-    return path.stat().st_size if _is_metric(path, root) else path.stat().st_mtime_ns
+    return path.stat().st_size if client_store.is_metric(path, root) else path.stat().st_mtime_ns
 
 
 class _OfMember:
@@ -84,28 +88,43 @@ class _OfMember:
         self.root = run.member(index).path / client_store.FOLDER
         self.source = mlflow.MlflowClient(tracking_uri=self.root.as_uri(), registry_uri=self.root.as_uri())
         self.runs = {client_store.run_id(run.id, index): tracking.runs[index]}
-        self.seen = [(path, _state(path, self.root)) for path in _files(self.root)]
+        self.checked = Checked(run, run.member(index))
+        self.before = self.checked.state()
+        self.seen = [(path, state) for path, state in _states(self.root) if self.checked.passes(path)]
         """As it is now: what is written meanwhile is for the next time."""
 
     def all(self) -> int:
         experiments = [e.experiment_id for e in self.source.search_experiments()]
         said = sorted(self.source.search_runs(experiments), key=lambda r: r.info.start_time)
+        if not self.checked.stands(self.before):
+            return sum(self._points(one, self.runs[one.info.run_id]) for one in said if one.info.run_id in self.runs)
         points = 0
         for one in said:
             target = self.runs.get(one.info.run_id) or self._child(one)
             self.runs[one.info.run_id] = target
             self._words(one, target)
-            folder = self.root / one.info.experiment_id / one.info.run_id
-            points += sum(self._metric(path, folder / "metrics", target) for path, _ in self._new(folder / "metrics"))
-            for path, state in self._new(folder / "artifacts"):
-                below = path.parent.relative_to(folder / "artifacts").as_posix()
-                self.client.log_artifact(target, str(path), None if below == "." else below)
-                self.marks.advance(path, state)
+            points += self._points(one, target)
+            self._artifacts(self._folder(one) / "artifacts", target)
         self._models(experiments)
         for path, state in self.seen:
-            if not _is_metric(path, self.root):
+            if not client_store.is_metric(path, self.root):
                 self.marks.advance(path, state)
         return points
+
+    def _folder(self, one: Any) -> Path:
+        return Path(self.root, one.info.experiment_id, one.info.run_id)
+
+    def _points(self, one: Any, target: str) -> int:
+        folder = self._folder(one) / "metrics"
+        return sum(self._metric(path, folder, target) for path, _ in self._new(folder))
+
+    def _artifacts(self, folder: Path, target: str) -> None:
+        for path, state in self._new(folder):
+            below = path.parent.relative_to(folder).as_posix()
+            with self.checked.kept(path) as kept:
+                if kept is not None:
+                    self.client.log_artifact(target, str(kept), None if below == "." else below)
+                    self.marks.advance(path, state)
 
     def _new(self, folder: Path) -> list[tuple[Path, int]]:
         return [(p, state) for p, state in self.seen if p.is_relative_to(folder) and self.marks.offset(p) != state]
@@ -128,7 +147,8 @@ class _OfMember:
         from mlflow.entities import Param, RunTag
 
         there = self.client.get_run(target)
-        params = [Param(k, v) for k, v in self._params(one.data.params, there.data.params).items()]
+        said = {**one.data.params, **client_store.masked_params(self._folder(one))}
+        params = [Param(k, v) for k, v in self._params(said, there.data.params).items()]
         tags = [RunTag(k, v) for k, v in self._tags(one.data.tags).items() if there.data.tags.get(k) != v]
         for i in range(0, max(len(params), len(tags)), A_CALL):
             self.client.log_batch(target, params=params[i : i + A_CALL], tags=tags[i : i + A_CALL])

@@ -22,7 +22,9 @@ ESCAPES = {chr(code): f"\\x{code:02x}" for code in (*range(32), 127)}
 class Mask:
     """Replaces secrets, also one that comes in two pieces: what may be the beginning of one waits for the rest."""
 
-    def __init__(self, spellings: Sequence[bytes]) -> None:
+    def __init__(self, spellings: Sequence[bytes], shown: bytes = b"***") -> None:
+        """`shown` stands where a secret was."""
+        self._shown = shown
         self._spellings = sorted(spellings, key=len, reverse=True)
         self._longest = len(self._spellings[0]) if spellings else 0
         self._pattern = re.compile(b"|".join(map(re.escape, self._spellings))) if spellings else None
@@ -36,7 +38,7 @@ class Mask:
         cut = len(data) if last else self._beginning(data)
         shown, self._rest = data[:cut], data[cut:]
         there = any(spelt in shown for spelt in self._spellings)  # ten times as fast as the expression
-        return self._pattern.sub(b"***", shown) if there else shown
+        return self._pattern.sub(self._shown, shown) if there else shown
 
     def _beginning(self, data: bytes) -> int:
         """Where a secret may begin whose end has not come yet; the end where there is none."""

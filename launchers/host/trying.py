@@ -19,6 +19,7 @@ from launchers.cluster import Located, hostfile
 from launchers.contract import HOSTFILE, LOCATED
 from launchers.errors import FairleadError, SiteError
 from launchers.host import element, exporting, heir, limits, memory
+from launchers.host.client_masking import ClientMasking
 from launchers.host.held import HeldStep
 from launchers.host.place import located, told_of_pools
 from launchers.host.ranks import Processes, Ranks, SlurmStep, is_on_one_host, last_lines, tail
@@ -114,6 +115,17 @@ class Try:
         write_json(self.attempt.path / LOCATED, dataclasses.asdict(where))  # for a shell beside a rank
         self.secrets = values_of(self.plan)
         env = {**self._inherited(), **variables_of(self.secrets)}
+        masking = ClientMasking(self.attempt, self.secrets.values())
+        masking.start()
+        try:
+            return self._watched(params, env, where)
+        finally:
+            masking.finish()
+
+    def _watched(
+        self, params: Mapping[str, Any], env: Mapping[str, str], where: Located
+    ) -> tuple[int, str, Hung | None]:
+        """As `_run_ranks`."""
         judge = self._judge()
         limits.tell(self.plan, self.attempt)
         several = len(self.plan.pools) > 1

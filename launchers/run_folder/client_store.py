@@ -16,9 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launchers.run_folder.record import Member, make_private, write_text
+from launchers.run_folder.record import Member, make_private, read_json, write_json, write_text
 
 FOLDER, EXPERIMENT = "mlflow", "1"
+MODELS = "models"
+"""Below the store the registry, below an experiment its logged models."""
+CHECKED, MASKED_PARAMS = "mlflow-checked.json", "params-masked.json"
+"""Of a job with secrets. The first is beside the store, the other in a run's folder, where the client looks at
+nothing but what it knows."""
 RUNNING, LOCAL = 1, 4
 """MLflow's numbers for a run's status and its source."""
 OF_RANK_0 = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
@@ -64,6 +69,31 @@ def make(member: Member, job: str, experiment: str) -> None:
         make_private(folder / name)
     _write(folder.parent, _experiment(folder.parent, experiment, now))
     _write(folder, _run(folder, now))
+
+
+def is_metric(path: Path, store: Path) -> bool:
+    """Whether a file of a store is a metric of a run: <experiment>/<run>/metrics/<name>."""
+    return path.relative_to(store).parts[2:3] == ("metrics",)
+
+
+def note_checked(member: Member, until: float) -> None:
+    """All that was changed in a store until then, by its file system's clock, was looked through for secrets."""
+    write_json(member.path / CHECKED, {"until": until})
+
+
+def checked_until(member: Member) -> float:
+    """0 where nobody has looked."""
+    return float((read_json(member.path / CHECKED) or {"until": 0})["until"])
+
+
+def keep_masked(run: Path, params: Mapping[str, str]) -> None:
+    """Parameters of a run in a store that are no longer among its others, without the secret they held."""
+    write_json(run / MASKED_PARAMS, {**masked_params(run), **params})
+
+
+def masked_params(run: Path) -> dict[str, str]:
+    """What `keep_masked` kept."""
+    return read_json(run / MASKED_PARAMS) or {}
 
 
 def _experiment(folder: Path, name: str, now: int) -> dict[str, Any]:

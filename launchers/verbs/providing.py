@@ -7,9 +7,13 @@ import argparse
 from launchers.errors import EXIT_DONE, EXIT_JOB_FAILED, Problem, SpecError
 from launchers.verbs.printed import print_json, print_lines, request_of, say
 
+KINDS = {"images": "image(s)", "layers": "layer(s)", "splits": "export(s) of splits"}
+"""What `image prune` removes."""
+
 
 def image(arguments: argparse.Namespace) -> int:
-    """Build, pull, list or verify the images of container options, or remove those that nobody needs."""
+    """Build, pull, list or verify the images of container options, or remove those that nobody needs, and likewise
+    installed sources and exported splits."""
     from launchers import images, show
 
     request = request_of(arguments)
@@ -26,7 +30,7 @@ def image(arguments: argparse.Namespace) -> int:
 
 
 def _prune(arguments: argparse.Namespace) -> int:
-    from launchers import images, layers, show
+    from launchers import images, layers, show, split_pruning
     from launchers.programs.layer_pruning import Limits
 
     words = [*([arguments.name] if arguments.name else []), *arguments.overrides]
@@ -35,12 +39,15 @@ def _prune(arguments: argparse.Namespace) -> int:
         raise SpecError([Problem(what, f"image prune {wrong}", "what nobody names goes; see: fairlead image prune")])
     request = request_of(argparse.Namespace(**{**vars(arguments), "overrides": words}))
     limits = Limits(days=arguments.days, gb=arguments.gb)
-    done = images.prune(request, arguments.yes)
-    installed = layers.prune(request, limits, really=arguments.yes)
+    done = {
+        "images": images.prune(request, arguments.yes),
+        "layers": layers.prune(request, limits, really=arguments.yes),
+        "splits": split_pruning.prune(request, really=arguments.yes),
+    }
     if arguments.json:
-        print_json({**show.prune_document(done, installed), "removed": arguments.yes})
+        print_json({**show.prune_document(done), "removed": arguments.yes})
     else:
-        print_lines([*show.prune_text(done), *show.prune_text(installed, "layer(s)")])
+        print_lines(line for what, each in done.items() for line in show.prune_text(each, KINDS[what]))
     return EXIT_DONE
 
 

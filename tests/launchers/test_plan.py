@@ -398,6 +398,16 @@ def test_plan_text_shows_what_is_executed() -> None:
     assert "-m launchers.delivery.finish" in text
 
 
+@pytest.mark.parametrize(("launcher", "said"), [("local", True), ("slurm", False)])
+def test_plan_text_says_where_no_time_limit_is_kept(launcher: str, said: bool) -> None:
+    plan = planned(composed(f"launcher={launcher}", "experiment=digits"))
+    step = step_of(plan, 0, 0)
+    seen = {"rank": 0, "environment": step.env}
+    shown = Planned(plan=plan, scripts={}, step=step, member=0, points=[{}], spec={}, alike=True, **seen)
+
+    assert ("nothing holds it to machine.time_limit_min" in "\n".join(plan_text(shown))) is said
+
+
 # --- hostile values -----------------------------------------------------------------------------------
 
 HOSTILE = (

@@ -239,17 +239,21 @@ def test_entry_point_of_an_image_gets_the_arguments_and_parameters_unchanged(her
     assert not list(here.work.rglob("canary"))
 
 
-def entry_image(folder: Path) -> Path:
-    """An image whose entry point prints its arguments, each with a null byte behind it; of a busybox-sized tree."""
+PRINTS = """
+  printf '%s\\0' entry "$@"
+"""
+
+
+def entry_image(folder: Path, entry: str = PRINTS, programs: tuple[str, ...] = ("sh", "grep")) -> Path:
+    """An image whose entry point prints its arguments, each with a null byte behind it, or does what `entry` says; of a
+    busybox-sized tree."""
     tree = folder / "tree"
     (tree / "bin").mkdir(parents=True)
-    for name in ("sh", "grep"):
+    for name in programs:
         _with_libraries(Path(str(shutil.which(name))).resolve(), tree / "bin" / name, tree)
     for name in ("dev", "proc", "sys", "tmp", "etc", "home", "var/tmp", "root"):
         (tree / name).mkdir(parents=True)
-    (folder / "entry.def").write_text(
-        f"Bootstrap: localimage\nFrom: {tree}\n%runscript\n  printf '%s\\0' entry \"$@\"\n"
-    )
+    (folder / "entry.def").write_text(f"Bootstrap: localimage\nFrom: {tree}\n%runscript{entry}")
     argv = ["apptainer", "build", "--fakeroot", "entry.sif", "entry.def"]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -9,17 +10,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from conf.schema import Secret
 from launchers.config.check import check_all
+from launchers.delivery.store import opened
 from launchers.errors import SiteError, SpecError
 from launchers.host.secret_values import value_of
 from launchers.queue.slurm import client_environment, private_variables
 from launchers.run_folder import kept
 from launchers.run_folder.record import Run, write_json
 from launchers.search.expand import compose_all
-from tests.cluster.harness import ROOT, Cluster
+from tests.cluster.harness import ROOT, Cluster, until
 
 COMMAND = ("job=command", "job.command=[python3,train.py]", "tracking=none", "name=own")
 CANARIES = {"env": "canary-of-the-environment", "file": "canary-of-a-file", "command": "canary-of-a-command"}
@@ -33,6 +36,26 @@ print([n for n in os.environ if n.startswith("FAIRLEAD_SECRET_")], "ORIGIN" in o
 with open(os.environ["FAIRLEAD_REPORTS"], "a") as f:
     f.write('{"step": 1, "loss/%s": 1.0}\\n' % token)
 raise SystemExit(f"it was {word}") if os.path.exists("FLAG") else SystemExit(0)
+"""
+
+
+LOGGED = """
+import os, time
+import mlflow
+token, key, word = os.environ["TOKEN"], open(os.environ["KEY_FILE"]).read(), os.environ["WORD"]
+with mlflow.start_run():
+    mlflow.log_params({"token": token, "depth": 3, f"of/{word}": 1})
+    mlflow.set_tags({"key": f"the key is {key}", "mlflow.runName": f"run of {word}"})
+    mlflow.log_text(f"{word}, {key}\\n" * 100, f"said/{word}.txt")
+    mlflow.log_dict({"token": token}, "config.yaml")
+    mlflow.log_metric(f"loss/{token}", 0.5)
+    until = time.monotonic() + 30
+    while time.monotonic() < until and not os.path.exists("SEEN"):
+        time.sleep(0.1)
+    mlflow.log_param("token", token)
+    with mlflow.start_run(nested=True, run_name=f"fold {token}"):
+        mlflow.log_param("key", key)
+mlflow.MlflowClient().create_registered_model(f"model of {word}", description=key)
 """
 
 
@@ -147,22 +170,33 @@ def test_submission_takes_the_secrets_variables_from_the_batch_jobs_environment(
     assert sorted(left) == ["AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_TOKEN", "PATH"], "our own side reads these two"
 
 
-def launched(laptop: Cluster, **more: Any) -> tuple[Any, Path]:
-    (laptop.work / "train.py").write_text(PROGRAM.replace("FLAG", str(laptop.work / "fail")))
+def words_of(laptop: Cluster, program: str) -> list[str]:
+    (laptop.work / "train.py").write_text(program)
     (laptop.work.parent / "key").write_text(CANARIES["file"] + "\n")
     (laptop.work.parent / "pass").write_text(f"#!/bin/sh\necho {CANARIES['command']}\n")
     (laptop.work.parent / "pass").chmod(0o700)
-    words = ["job=command", f"job.command=[{sys.executable},train.py]", *COMMAND[2:], "job.metrics.kind=jsonl"]
-    words += ["secrets.TOKEN.env=ORIGIN", f"secrets.KEY={{file: {laptop.work.parent}/key, through: file}}"]
-    words += [f"secrets.WORD.command=[{laptop.work.parent}/pass]"]
+    words = ["job=command", f"job.command=[{sys.executable},train.py]", "name=own", "secrets.TOKEN.env=ORIGIN"]
+    words += [f"secrets.KEY={{file: {laptop.work.parent}/key, through: file}}"]
+    return [*words, f"secrets.WORD.command=[{laptop.work.parent}/pass]"]
+
+
+def launched(laptop: Cluster, **more: Any) -> tuple[Any, Path]:
+    words = words_of(laptop, PROGRAM.replace("FLAG", str(laptop.work / "fail")))
+    words += ["tracking=none", "job.metrics.kind=jsonl"]
     done = laptop.fairlead("launch", *words, timeout_s=120, **more)
     return done, next((laptop.work / "runs").glob("own-*"), Path())
 
 
 def found_in(folder: Path) -> list[str]:
     """Files below a folder that hold a canary."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return [str(p) for p in files if any(canary.encode() in p.read_bytes() for canary in CANARIES.values())]
+    return [str(path) for path in folder.rglob("*") if path.is_file() and holds_canary(path)]
+
+
+def holds_canary(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):  # written aside, and at its place now
+        data = path.read_bytes()
+        return any(canary.encode() in data for canary in CANARIES.values())
+    return False
 
 
 @pytest.fixture
@@ -187,6 +221,35 @@ def test_secrets_reach_the_program_here_and_no_file(laptop: Cluster, tmp_path: P
     assert found_in(tmp_path / "state") == []
     assert not list(Path("/dev/shm").glob(f"fairlead-secrets-{run.name}-*"))
     assert not any(canary in done.stdout + done.stderr for canary in CANARIES.values())
+
+
+def test_secrets_that_a_program_logs_to_mlflow_are_in_no_file_and_not_in_the_store(laptop: Cluster) -> None:
+    seen = laptop.work / "seen"
+    started = laptop.start(*words_of(laptop, LOGGED.replace("SEEN", str(seen))), "job.metrics.kind=mlflow")
+    try:
+        run = until(lambda: next((laptop.work / "runs").glob("own-*/members/0/mlflow/1/*/tags/key"), None), 60).parents[
+            6
+        ]
+        until(lambda: (run / "members/0/mlflow-checked.json").exists() and found_in(run) == [], 60)
+        seen.touch()
+        _, said = started.communicate(timeout=120)
+    finally:
+        started.kill()
+
+    assert started.returncode == 0, said
+    assert found_in(laptop.work) == [], "the run folder, MLflow's database and its artifacts"
+    assert not [p for p in laptop.work.rglob("*") if any(canary in str(p) for canary in CANARIES.values())]
+    result = json.loads((run / "result.json").read_text())
+    with opened(result["mlflow"]["uri"], run.name) as client:
+        (own,) = json.loads((run / "tracking.json").read_text())["runs"].values()
+        found = client.get_run(own)
+        (fold,) = client.search_runs([found.info.experiment_id], "params.key = '***'")
+        text = mlflow.artifacts.load_text(f"{found.info.artifact_uri}/said/___.txt")
+        config = mlflow.artifacts.load_text(f"{found.info.artifact_uri}/config.yaml")
+    params = {name: found.data.params[name] for name in ("token", "depth", "of/___")}
+    assert params == {"token": "***", "depth": "3", "of/___": "1"}
+    assert (found.data.tags["key"], found.data.metrics) == ("the key is ***", {"loss/___": 0.5})
+    assert (text, config, fold.info.run_name) == ("***, ***\n" * 100, "token: ___\n", "fold ___")
 
 
 def test_secrets_of_a_failed_job_wait_for_a_retry_from_any_shell(
