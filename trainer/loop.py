@@ -263,15 +263,13 @@ def totals_of(run: Run, kept: Feed) -> list[float]:
     batches = kept.batches((0, indices) for indices in order)
     totals = torch.zeros(3, dtype=torch.float64, device=kept.device)
     run.engine.module.eval()
-    section = "evaluation"
     try:
         while (batch := awaited(run, batches)[0]) is not None:
-            run.ledger.beat.at(section)
+            run.ledger.beat.at("evaluation")
             outputs = run.engine.predict(batch.inputs)
             losses, hits = score.losses(outputs, batch.targets), score.hits(outputs, batch.targets)
             rows = torch.stack([losses, hits, torch.ones_like(losses)])
             totals += (rows if batch.weights is None else rows * batch.weights).sum(1, dtype=torch.float64)
-            section = "evaluation step"  # the first one may compile
     finally:
         run.engine.module.train()
     return run.group.sum(totals.cpu()).tolist()
