@@ -143,7 +143,7 @@ def take_step(run: Run, first: Batch | None, others: Iterator[Batch]) -> None:
     run.window.norm = run.engine.step(factor, wanted.clip_norm)
     run.window.samples += samples
     if done.step == run.first_step:
-        run.ledger.mark("first_step", step=done.step + 1)
+        run.ledger.mark("first_step", step=done.step + 1, waited_s=round(run.window.waited_s, 4))
         run.notice.hold()
     done.step += 1
     if run.samples:
