@@ -39,14 +39,31 @@ class Metrics:
 
 @group
 class Hang:
-    """When a rank of our trainer is taken for one that hangs: all write their stacks into the run, and are ended."""
+    """For how long a rank of our trainer may give no sign, by what it is at, before it is taken for one that hangs: all
+    write their stacks into the run, and are ended. Where the ranks are at different things the longest limit counts.
+    (What a rank writes is seen half a minute later on some shared storage.)"""
 
+    setup_s: Positive = 1800.0
+    """Slurm, the container and Python until the first sign; then the imports, later the building of the model."""
+    rendezvous_s: Positive = 600.0
+    """The meeting of the ranks, who themselves give up after 300 s."""
+    data_s: Positive = 1800.0
+    """Opening the data; of data that are brought to the node, without any progress."""
+    restore_s: Positive = 1800.0
+    """Going back to a checkpoint."""
+    first_step_s: Positive = 1800.0
+    """Either of the first two steps of an attempt, with its wait for data; and a compilation, whenever."""
     step_s: Positive = 120.0
-    """A step, or a batch of an evaluation, that takes longer than this and than three times the median step. (What a
-    rank writes is seen half a minute later on some shared storage.)"""
-    slow_s: Positive = 1800.0
-    """Anything else that takes longer: imports, the meeting of the ranks, data, going back to a checkpoint, the first
-    step (which may compile), saving, the export."""
+    """Each other step. For a step, a wait for data and a batch of an evaluation three times the median step is allowed
+    in any case."""
+    data_wait_s: Positive = 300.0
+    """Waiting for the next batch."""
+    evaluation_s: Positive = 300.0
+    """A batch of an evaluation."""
+    checkpoint_s: Positive = 1800.0
+    """What a checkpoint keeps training from, and at the end the wait for the last one."""
+    export_s: Positive = 1800.0
+    """The export, what comes after it, and writing a profile."""
 
 
 @group

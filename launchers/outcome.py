@@ -54,7 +54,7 @@ DEATHS = {signal.strsignal(number) or "": int(number) for number in CRASHES}
 FIRST_TASK = re.compile(rf"srun: error: (\S+): tasks? (\d+)\S*: (?:Exited with exit code (\d+)|({'|'.join(DEATHS)}))?")
 REMEDIES = {
     "hang": "see what it did last (stacks-<rank>.txt of the attempt, or its log); if it may be silent for so long, "
-    "raise job.hang.step_s or job.hang.slow_s, for a command job.silent_min",
+    "raise the limit that is named, for a command job.silent_min",
     "site": "free space where the runs are, or have the disk mended, then: fairlead retry {job}",
     "out_of_memory": "lower train.batch_size or raise train.accumulate, or raise machine.mem_gb; then launch again",
 }

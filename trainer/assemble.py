@@ -76,7 +76,7 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
     saver = Saver(checkpoints, device, wanted.checkpoint_in_background, done.costs, done.step or None)
     saver.before_waiting = partial(ledger.beat.begin, "checkpoint")
     if spec.train.compile:
-        units.when_compiling(ledger.beat.compiles, ledger.beat.compiled)
+        units.when_compiling(ledger.compiles, ledger.compiled)
     reading = partial(Feed, device=device, workers=wanted.workers, seed=spec.seed)
     feed = partial(reading, spare_cores=spare, before_fork=saver.settle)
     run = Run(

@@ -143,7 +143,7 @@ def take_step(run: Run, first: Batch | None, others: Iterator[Batch]) -> None:
     run.window.norm = run.engine.step(factor, wanted.clip_norm)
     run.window.samples += samples
     if done.step == run.first_step:
-        run.ledger.mark("first_step", step=done.step + 1)
+        run.ledger.mark("first_step", step=done.step + 1, waited_s=round(run.window.waited_s, 4))
         run.notice.hold()
     done.step += 1
     if run.samples:
@@ -263,15 +263,13 @@ def totals_of(run: Run, kept: Feed) -> list[float]:
     batches = kept.batches((0, indices) for indices in order)
     totals = torch.zeros(3, dtype=torch.float64, device=kept.device)
     run.engine.module.eval()
-    section = "evaluation"
     try:
         while (batch := awaited(run, batches)[0]) is not None:
-            run.ledger.beat.at(section)
+            run.ledger.beat.at("evaluation")
             outputs = run.engine.predict(batch.inputs)
             losses, hits = score.losses(outputs, batch.targets), score.hits(outputs, batch.targets)
             rows = torch.stack([losses, hits, torch.ones_like(losses)])
             totals += (rows if batch.weights is None else rows * batch.weights).sum(1, dtype=torch.float64)
-            section = "evaluation step"  # the first one may compile
     finally:
         run.engine.module.train()
     return run.group.sum(totals.cpu()).tolist()

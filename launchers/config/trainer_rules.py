@@ -34,6 +34,19 @@ def data_options_go_together(job: Job, data: Component) -> Iterator[Finding]:
         yield from given.mistakes
 
 
+def engine_can_do_as_told(job: Job, engine: Component, accelerator: Accelerator) -> Iterator[Finding]:
+    """As the engines' own start would say, after the queue."""
+    options = engine.options
+    if job.kind != "trainer":
+        return
+    if engine.kind == "deepspeed" and options.get("offload_weights") and options.get("stage") != 3:
+        what = f"engine.offload_weights needs stage 3, and engine.stage is {options.get('stage')}"
+        yield what, "engine.offload_weights", "set engine.stage=3, or leave the weights on the device"
+    if engine.kind == "ddp" and options.get("compression") == "bf16" and accelerator.device == "cpu":
+        what = "engine.compression is 'bf16', which ranks on accelerator.device 'cpu' cannot add up"
+        yield what, "engine.compression", "use engine.compression=fp16"
+
+
 def objective_is_measured(job: Job, data: Component, objective: Objective) -> Iterator[Finding]:
     if job.kind == "trainer":
         names, _ = _measured(data)

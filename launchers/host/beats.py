@@ -19,8 +19,27 @@ STACKS = signal.SIGUSR1
 """Asks a rank of ours for its stacks."""
 SIZE = 256
 """Bytes of a beat; the stacks stand behind it."""
-STEPPING = ("train", "data wait", "evaluation step")
+STEPPING = ("train", "data wait", "evaluation")
 """Sections in which a rank beats at each step or batch; the others may take long."""
+KEYS = {
+    "start": "setup_s",
+    "imports": "setup_s",
+    "model": "setup_s",
+    "rendezvous": "rendezvous_s",
+    "data": "data_s",
+    "staging": "data_s",
+    "restore": "restore_s",
+    "first step": "first_step_s",
+    "compiling": "first_step_s",
+    "train": "step_s",
+    "data wait": "data_wait_s",
+    "evaluation": "evaluation_s",
+    "checkpoint": "checkpoint_s",
+    "profile": "export_s",
+    "export": "export_s",
+    "shutdown": "export_s",
+}
+"""What `job.hang` calls the limit of each section."""
 PACES = 3
 """Times the median step that a step may take."""
 WAITS = re.compile(
@@ -44,6 +63,15 @@ class Beat:
     """Its median step."""
     host: str | None = None
     t: float | None = None
+
+
+@dataclass(frozen=True, order=True)
+class Limit:
+    """For how long a rank may give no sign."""
+
+    seconds: float
+    key: str
+    """Of `job.hang`, which allows more."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +123,17 @@ def main_thread(stacks: str) -> tuple[str, ...]:
     return ()
 
 
-def limit_s(beat: Beat, limits: Hang) -> float:
+def limit(beat: Beat, limits: Hang) -> Limit:
     """For how long a rank may give no other sign than this one."""
-    if beat.section not in STEPPING or beat.pace_s is None:
-        return limits.slow_s
-    return max(limits.step_s, PACES * beat.pace_s)
+    steps = beat.section in ("train", "data wait")
+    key = "first_step_s" if steps and beat.pace_s is None else KEYS[beat.section]
+    usual_s = beat.pace_s or 0.0 if beat.section in STEPPING else 0.0
+    return Limit(max(getattr(limits, key), PACES * usual_s), key)
+
+
+def longest(beats: Sequence[Beat], limits: Hang) -> Limit:
+    """For how long ranks may be silent that wait for each other: the limit of the one that may take longest."""
+    return max(limit(beat, limits) for beat in beats)
 
 
 def culprit(beats: Sequence[Beat], stacks: Sequence[str], outside: Sequence[str]) -> Culprit:
@@ -154,11 +188,12 @@ def keep_stacks(folder: Path, ranks: int) -> list[str]:
     return found
 
 
-def described(found: Culprit, silent_s: float) -> str:
-    """For the outcome: rank, host and section, and what it did last."""
+def described(found: Culprit, silent_s: float, allowed: Limit) -> str:
+    """For the outcome: rank, host and section, what was allowed, and what it did last."""
     host = f" ({found.beat.host})" if found.beat.host else ""
     last = f"its last line: {found.stack[-1]}" if found.stack else ""
     if found.seen:
         last = f"it gave no stack, and from outside is process {found.seen}{f'; {last}' if last else ''}"
     last = last or "it gave no stack: it was stopped, or never began"
-    return f"rank {found.rank}{host} gave no sign for {silent_s:.0f} s in {found.where}; {last}"
+    most = f"the limit is {allowed.seconds:g} s, job.hang.{allowed.key}"
+    return f"rank {found.rank}{host} gave no sign for {silent_s:.0f} s in {found.where} ({most}); {last}"

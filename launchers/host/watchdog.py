@@ -7,6 +7,7 @@ stacks. A thread of the supervisor, which it never disturbs.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -79,7 +80,7 @@ class Watchdog:
     @property
     def pause_s(self) -> float:
         """Between two looks: rare on storage that others use too."""
-        shortest = min(self._patience_s, self._limits.step_s if self._limits else math.inf)
+        shortest: float = min([self._patience_s, *(dataclasses.astuple(self._limits) if self._limits else ())])
         return min(LOOK_S, max(0.05, shortest / LOOKS))
 
     def start(self) -> None:
@@ -97,8 +98,9 @@ class Watchdog:
             return self._found
         stacks = beats.keep_stacks(self._attempt.path, self._ranks)  # also what became visible with a rank's end
         outside = beats.seen_from_outside(self._attempt.path, stacks)
-        who = beats.culprit(beats.beats_of(self._attempt.path, self._ranks), stacks, outside)
-        why = self._found.why or beats.described(who, self._silent_s)
+        everyone = beats.beats_of(self._attempt.path, self._ranks)
+        who = beats.culprit(everyone, stacks, outside)
+        why = self._found.why or beats.described(who, self._silent_s, beats.longest(everyone, self._limits))
         return Hung(why, self._found.since, who.rank, who.beat.host, who.stack)
 
     def _watch(self) -> None:
@@ -139,10 +141,10 @@ class Watchdog:
         """
         first = beats.beat_of(self._attempt.path / "beat-0")
         silent_s = self._beating.look(first)
-        if silent_s < beats.limit_s(first, limits):
+        if silent_s < beats.limit(first, limits).seconds:
             return 0.0
         everyone = beats.beats_of(self._attempt.path, self._ranks)
-        return silent_s if silent_s >= max(beats.limit_s(beat, limits) for beat in everyone) else 0.0
+        return silent_s if silent_s >= beats.longest(everyone, limits).seconds else 0.0
 
     def _state(self) -> Hashable:
         """What changes while a program prints or reports."""

@@ -2,7 +2,8 @@
 
 An attempt is cut at its ledger's events, and each piece belongs to what began with the event before, so that all
 of it is accounted for. What was computed after the checkpoint from which the next attempt went on was computed
-twice, and counts as `recomputed`. Reads only.
+twice, and counts as `recomputed`. The first step of an attempt counts as the step that it is for as long as a usual one
+takes; the rest of it is what a start costs. Reads only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launchers.run_folder.journal import Journal, Submission
-from launchers.run_folder.ledger import events_of, went_on_from
+from launchers.run_folder.ledger import events_of, usual_step_s, went_on_from
 from launchers.run_folder.record import Member, Run, last_sign, read_json, read_lines, started_members
 
 BEGINS = {
@@ -29,6 +30,8 @@ BEGINS = {
     "data_ready": "model",
     "model_ready": "restore",
     "restore_done": "steps",
+    "first_step": "steps",
+    "compile_begin": "compile",
     "evaluation_begin": "evaluation",
     "evaluation_end": "steps",
     "checkpoint_begin": "checkpoint",
@@ -55,6 +58,8 @@ PHASES = (
     "data",
     "model",
     "restore",
+    "first_step",
+    "compile",
     "steps",
     "data_wait",
     "checkpoint",
@@ -65,8 +70,9 @@ PHASES = (
     "shutdown",
 )
 """In the order of a life. `start` is the supervisor's and the step's, `copy` bringing its image to the node,
-`container` until its program runs, `staging` bringing data to the node, `model` building it in its engine; `steps` is
-what the rest is for."""
+`container` until its program runs, `staging` bringing data to the node, `model` building it in its engine, `first_step`
+what the first one took beyond a usual step (the first data, memory, late imports), `compile` torch.compile's work,
+whenever; `steps` is what the rest is for."""
 REPEATED = ("steps", "data_wait", "evaluation", "checkpoint")
 """What is done once more after the checkpoint from which the next attempt goes on."""
 
@@ -83,6 +89,8 @@ class Tried:
     """Lines of its ledger."""
     waits: Sequence[tuple[float, float]] = ()
     """At some times, for how long it had waited for data in its steps until then."""
+    step_s: float | None = None
+    """Its usual step; None where nobody knows, and then its whole first step is what a start costs."""
     hung_since: float | None = None
     """The last sign of one that was ended because it hung."""
     number: int = 0
@@ -158,6 +166,7 @@ def tried(member: Member, submissions: Sequence[Submission], running_until: floa
                 ended=max(started, ended),
                 events=events_of(attempt),
                 waits=waits,
+                step_s=usual_step_s(attempt),
                 hung_since=outcome.get("hung_since"),
                 number=attempt.number,
                 queued=None in supervisor or supervisor != before_it,
@@ -182,22 +191,33 @@ def _phases(attempt: Tried, resumed: int | None) -> Mapping[str, float]:
         seconds["recomputed"] += twice
         seconds[phase] += t - begun - twice
         begun, phase, again = t, following, repeated
-    waited = min(max((s for t, s in attempt.waits if t <= cut), default=0.0), seconds["steps"])
+    first = next((event for event in attempt.events if event["event"] == "first_step"), {})
+    if first:
+        usual = min(attempt.step_s or 0.0, seconds["first_step"])
+        seconds["first_step"] -= usual
+        seconds["steps" if float(first["t"]) <= cut else "recomputed"] += usual
+    waited = max((s for t, s in attempt.waits if t <= cut), default=0.0) - first.get("waited_s", 0.0)
+    waited = min(max(waited, 0.0), seconds["steps"])
     seconds["data_wait"], seconds["steps"] = waited, seconds["steps"] - waited
     return seconds
 
 
 def _marks(attempt: Tried) -> list[tuple[float, str, bool]]:
     """When which phase began, and whether it is computed again after an earlier checkpoint."""
-    found, told = list[tuple[float, str, bool]](), False
+    found, told, cold = list[tuple[float, str, bool]](), False, False
+    compiled_in = ("start", False)
     for event in attempt.events:
-        name = event["event"]
-        told = told or name == "signal"
+        name, t = event["event"], float(event["t"])
+        told, cold = told or name == "signal", name == "restore_done" or (cold and name != "first_step")
+        if name == "compile_end":
+            found.append((t, *compiled_in))
         if (phase := BEGINS.get(name)) is None:
             continue
-        if told and phase == "steps":  # what is over now was for leaving
-            phase = "shutdown"
-        found.append((float(event["t"]), phase, phase in REPEATED and name != "checkpoint_wait"))
+        if phase == "steps" and (told or cold):  # after a notice what is over was for leaving
+            phase = "shutdown" if told else "first_step"
+        if phase == "compile" and found:
+            compiled_in = found[-1][1:]
+        found.append((t, phase, phase in REPEATED and name != "checkpoint_wait"))
     if attempt.hung_since is not None:
         hung = attempt.hung_since
         found = [*(mark for mark in found if mark[0] <= hung), (hung, "hang", False)]

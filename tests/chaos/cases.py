@@ -69,7 +69,7 @@ KINDS = {
     "TERM in an evaluation": Kind(graceful=True, moment="evaluation"),
     "TERM in a save": Kind(graceful=True, moment="checkpoint"),
     "STOP a rank": Kind(
-        local=(TWO,), slurm=(PAIR,), words=("job.hang.step_s=10", "job.hang.slow_s=300", "job.restarts.hang=1")
+        local=(TWO,), slurm=(PAIR,), words=("job.hang={step_s: 10, checkpoint_s: 300}", "job.restarts.hang=1")
     ),
     "disk full": Kind(bearable=True),
     "checkpoints read-only": Kind(bearable=True),

@@ -99,7 +99,7 @@ def _kill_all(live: Live) -> None:
 
 
 def _stop_one(live: Live) -> float:
-    """Once all wait in their step: there job.hang.step_s finds it, and in a save before that only slow_s."""
+    """Once all wait in their step: there job.hang.step_s finds it, and in a save before that only checkpoint_s."""
     until(lambda: len(list(live.place.folder.glob("waits-*"))) == live.case.layout.world, limit_s=100)
     _kill([live.pids[live.case.victim % len(live.pids)]], signal.SIGSTOP)
     return time.time()

@@ -114,7 +114,7 @@ class Known:
     evaluation_s: float
     """One of them."""
     start_s: float
-    """From the start of an attempt to its first step."""
+    """From the start of an attempt to the end of its first step, less a usual one."""
     end_s: float
     """From the last step to the end."""
 
@@ -124,12 +124,13 @@ def known(tries: Sequence[Try]) -> Known:
     first, last = next(one for one in tries if one.resumed is not None), tries[-1]
     times = [t for _, t in first.steps]
     gaps = [later - t for t, later in itertools.pairwise(times)] or [0.0]
+    begun = [first.marks("restore_done")[0]["t"], *(e["t"] - median(gaps) for e in first.marks("first_step"))]
     done = last.marks("training_done")
     return Known(
         step_s=median(gaps),
         stall_s=_between(last, "checkpoint_begin", "checkpoint_end"),
         evaluation_s=_between(last, "evaluation_begin", "evaluation_end"),
-        start_s=first.marks("restore_done")[0]["t"] - first.started,
+        start_s=max(begun) - first.started,
         end_s=last.outcome["ended"] - done[0]["t"] if done else 0.0,
     )
 

@@ -23,7 +23,7 @@ SAVING = (
     "train.log_every_steps=1",
     "train.checkpoint_every_steps=4",
 )
-TWO_HOSTS = ("machine.nodes=2", "job.hang={step_s: 10, slow_s: 300}")
+TWO_HOSTS = ("machine.nodes=2", "job.hang={step_s: 10, data_wait_s: 10, evaluation_s: 60, checkpoint_s: 300}")
 FIRST_S = 0.3
 """A step of the first attempt, so that there are 30 s to harm it; the next one does not dawdle."""
 

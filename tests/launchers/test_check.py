@@ -90,6 +90,14 @@ RULE_CASES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...], str]]] = {
         ),
         (("accelerator.precision=fp8",), ("'fp8'", "fp32, bf16"), "accelerator.precision=fp8"),
     ],
+    "engine_can_do_as_told": [
+        (
+            ("engine=deepspeed", "engine.offload_weights=true"),
+            ("stage 3", "engine.stage is 2"),
+            "engine.offload_weights=true",
+        ),
+        (("engine.compression=bf16",), ("'bf16'", "'cpu'"), "engine.compression=bf16"),
+    ],
     "batch_has_a_sample_for_each_rank": [
         (("machine.ranks_per_node=3", "train.batch_size=2"), ("2", "3 ranks"), "train.batch_size=2"),
         (("train.accumulate=65", "train.batch_size=64"), ("64", "65"), "train.batch_size=64"),

@@ -24,10 +24,11 @@ START = [
 
 
 def attempt(since: float, started: float, ended: float, *events: Any, waited_s: float = 0.0, step: int = 0) -> Tried:
-    """Events are (name, seconds after the start) or (name, seconds, step); the usual start comes before them."""
-    rows = [*START, ("restore_done", 9.0, step), *events]
+    """Events are (name, seconds after the start) or (name, seconds, step); the usual start comes before them, with a
+    first step that takes a second like every other."""
+    rows = [*START, ("restore_done", 9.0, step), ("first_step", 10.0, step + 1), *events]
     marks = [{"event": e, "t": started + t, "step": (s or [0])[0]} for e, t, *s in rows]
-    return Tried(since, started, ended, marks, [(started + 9.5, waited_s)])
+    return Tried(since, started, ended, marks, [(started + 9.5, waited_s)], step_s=1.0)
 
 
 def test_one_attempt_is_cut_at_its_events_and_nothing_is_left() -> None:
@@ -37,7 +38,6 @@ def test_one_attempt_is_cut_at_its_events_and_nothing_is_left() -> None:
                 90.0,
                 100.0,
                 131.0,
-                ("first_step", 10.0, 1),
                 ("evaluation_begin", 19.0, 50),
                 ("evaluation_end", 20.0, 50),
                 ("checkpoint_begin", 20.0, 50),
@@ -164,6 +164,48 @@ def test_attempt_from_an_earlier_checkpoint_than_those_before_it_computes_their_
     assert (found["steps"], found["recomputed"]) == (10.0 + 11.0, 10.0 + 11.0)
 
 
+def slow_first(*more: Any, step_s: float | None = 0.5, waited_s: float = 0.0) -> Tried:
+    """An attempt whose first step ends 6 s after its start-up, and which trains to the 30th second."""
+    marks = [("restore_done", 4.0), *more, ("first_step", 10.0), ("training_done", 30.0)]
+    events = [{"event": name, "t": t} | ({"waited_s": waited_s} if name == "first_step" else {}) for name, t in marks]
+    return Tried(4.0, 4.0, 30.0, events, [(29.0, 3.0)], step_s=step_s)
+
+
+def test_first_step_is_a_step_for_as_long_as_a_usual_one_and_its_wait_for_data_is_the_starts() -> None:
+    assert goodput([slow_first(waited_s=2.0)]).seconds == {"first_step": 5.5, "steps": 19.5, "data_wait": 1.0}
+    assert goodput([slow_first(step_s=None)]).seconds == {"first_step": 6.0, "steps": 17.0, "data_wait": 3.0}
+    assert goodput([slow_first(step_s=9.0)]).seconds == {"steps": 23.0, "data_wait": 3.0}
+
+
+def test_evaluation_before_the_first_step_does_not_make_what_follows_a_step() -> None:
+    found = goodput([slow_first(("evaluation_begin", 5.0), ("evaluation_end", 7.0))]).seconds
+
+    assert found == {"first_step": 3.5, "steps": 17.5, "data_wait": 3.0, "evaluation": 2.0}
+
+
+def test_compilation_is_no_step_wherever_it_happens() -> None:
+    first = slow_first(("compile_begin", 6.0), ("compile_end", 9.0))
+    later = [("compile_begin", 12.0), ("compile_end", 13.0), ("evaluation_begin", 14.0), ("compile_begin", 14.0)]
+    later += [("compile_end", 16.0), ("evaluation_end", 17.0)]
+    events = [*first.events, *({"event": name, "t": t} for name, t in later)]
+    tried = dataclasses.replace(first, events=sorted(events, key=lambda event: event["t"]), waits=[])
+
+    found = goodput([tried]).seconds
+
+    assert found == {"first_step": 2.5, "compile": 3.0 + 1.0 + 2.0, "steps": 0.5 + 2.0 + 1.0 + 13.0, "evaluation": 1.0}
+    assert sum(found.values()) == 26.0
+
+
+def test_first_step_that_was_lost_is_computed_twice_and_what_it_took_more_is_the_starts() -> None:
+    died = dataclasses.replace(slow_first(), events=slow_first().events[:2], ended=20.0, waits=[])
+    never = dataclasses.replace(slow_first(), events=slow_first().events[:1], since=20.0, started=20.0, ended=26.0)
+    last = attempt(26.0, 26.0, 46.0)
+
+    found = goodput([dataclasses.replace(died, events=[{**e, "step": 0} for e in died.events]), never, last]).seconds
+
+    assert (found["first_step"], found["recomputed"]) == (5.5 + 6.0, 0.5 + 10.0)
+
+
 def test_clocks_that_differ_make_no_time_of_their_own() -> None:
     early = Tried(0.0, 10.0, 20.0, [{"event": "process_start", "t": 4.0}, {"event": "imports_done", "t": 29.0}])
 
@@ -188,6 +230,10 @@ def test_attempts_are_read_from_what_they_left(tmp_path: Path) -> None:
         os.utime(folder / "started.json", (30.0, 30.0))
         if outcome:
             (folder / "outcome.json").write_text(json.dumps(outcome))
+    beat = json.dumps({"section": "train", "step": 9, "t": 1.0, "pace_s": 0.25, "host": "n1"}).ljust(256)
+    (member.path / "attempt-0" / "beat-0").write_text(beat + "Current thread 0x01")
+    (member.path / "attempt-1" / "beat-0").write_text('{"pace_s": ')
+    os.utime(member.path / "attempt-1" / "beat-0", (30.0, 30.0))
     (member.path / "attempt-0" / "metrics.jsonl").write_text(
         '{"t": 11000, "waited_s": 1.0}\n{"t": 12500, "waited_s": 2.5}\n{"t": 13000, "dataset": {}}\n'
     )
@@ -198,3 +244,4 @@ def test_attempts_are_read_from_what_they_left(tmp_path: Path) -> None:
     assert [(t.since, t.started, t.ended) for t in found] == [(8.0, 10.0, 20.0), (20.0, 25.0, 30.0), (38.0, 40.0, 50.0)]
     assert found[0].waits == [(11.0, 1.0), (12.5, 2.5)]
     assert [t.queued for t in found] == [True, True, False]
+    assert [t.step_s for t in found] == [0.25, None, None]

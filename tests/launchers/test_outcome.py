@@ -119,7 +119,7 @@ def test_classify_disk_is_told_by_the_line_that_says_so() -> None:
     [
         ("site", "then: fairlead retry d-1"),
         ("out_of_memory", "lower train.batch_size or raise train.accumulate, or raise machine.mem_gb"),
-        ("hang", "raise job.hang.step_s or job.hang.slow_s, for a command job.silent_min"),
+        ("hang", "raise the limit that is named, for a command job.silent_min"),
         ("user_error", ""),
         (None, ""),
     ],

@@ -52,8 +52,9 @@ def plain(lines: Any) -> list[str]:
 def test_members_weigh_what_they_hold_over_all_attempts(tmp_path: Path) -> None:
     run = grid(tmp_path, held(2, 4, 4, 10.0), held(1, 1, 0, 2.0))
     started = (("container_begin", 102.0, 0), ("process_start", 105.0, 0), ("restore_done", 110.0, 0))
+    started = (*started, ("first_step", 110.0, 1))
     tried(run, 0, 0, 100.0, 150.0, *started, ("checkpoint_begin", 130.0, 7), ("checkpoint_end", 130.0, 7))
-    tried(run, 0, 1, 170.0, 200.0, ("restore_done", 180.0, 7))
+    tried(run, 0, 1, 170.0, 200.0, ("restore_done", 180.0, 7), ("first_step", 180.0, 8))
     tried(run, 1, 0, 100.0, 460.0, ("program_begin", 100.0, 0))
 
     used = spending(run, [])

@@ -23,7 +23,7 @@ from tests.plans import plan_of_run, pool_plan
 from tests.trainer.ranks import PROJECT, ROOT, make_spec, own
 from trainer.insight.heartbeat import Beat
 
-QUICK = Hang(step_s=3.0, slow_s=60.0)
+QUICK = Hang(step_s=3.0)
 WAITING = """
 def wait_for(path):
     while not path.exists():
@@ -58,11 +58,11 @@ HANGS = """
 """
 AS_SOON_AS_IT_HANGS = """
 import launchers.host.beats as b, math, os, sys
-real = b.limit_s
-def limit_s(beat, limits):
+real = b.limit
+def limit(beat, limits):
     hangs = os.path.exists(sys.argv[1] + "/members/0/attempt-0/hangs")
-    return real(beat, limits) if hangs else math.inf
-b.limit_s = limit_s
+    return real(beat, limits) if hangs else b.Limit(math.inf, "step_s")
+b.limit = limit
 """
 """A machine that is busy stops ranks for seconds, too: none is called silent before one has said that it hangs."""
 Make = Callable[..., Run]
@@ -131,6 +131,7 @@ def test_watchdog_rank_that_hangs_is_named_with_its_stack(
     assert (found["state"], found["cause"], found["first_rank"]) == ("FAILED", "hang", 1)
     assert f"rank 1 ({os.uname().nodename}) gave no sign for " in found["message"]
     assert " in train after step " in found["message"]
+    assert " (the limit is 3 s, job.hang.step_s); " in found["message"]
     assert found["started"] < found["hung_since"] < found["ended"]
     (attempt,) = run.member(0).attempts()
     assert "in wait_for" in (attempt.path / "stacks-0.txt").read_text()
@@ -167,7 +168,7 @@ def test_watchdog_rank_that_is_stuck_in_c_and_deaf_is_seen_from_outside(
 def test_watchdog_leaves_alone_who_beats(make_run: Make, start: Start) -> None:
     """Thrice as long as a rank may be silent; at first in a section that may take long."""
     code = BEATING.replace('beat.begin("train")', 'beat.begin("restore"); time.sleep(6)').replace("0.05", "0.35")
-    run = make_run(sys.executable, "-c", code, ranks=2, hang=Hang(step_s=5.0, slow_s=60.0))
+    run = make_run(sys.executable, "-c", code, ranks=2, hang=Hang(step_s=5.0))
 
     assert ended(start(run)) == 0
 
@@ -182,7 +183,7 @@ def test_watchdog_step_that_takes_three_times_the_usual_is_no_hang(
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
     attempt = Attempt(run.member(0).path / "attempt-0")
     make_private(attempt.path)
-    plan = plan_of(run, ("true",), ranks=2, hang=Hang(step_s=0.3, slow_s=60.0))
+    plan = plan_of(run, ("true",), ranks=2, hang=Hang(step_s=0.3))
     watching, ranks = Watchdog(plan, attempt, print, print), [Beat(attempt.path / f"beat-{rank}") for rank in (0, 1)]
 
     def looks(count: int) -> list[bool]:
@@ -205,13 +206,16 @@ def test_watchdog_step_that_takes_three_times_the_usual_is_no_hang(
 
 
 def test_watchdog_program_that_never_begins_is_found(make_run: Make, start: Start) -> None:
-    run = make_run("sleep", "1000", hang=Hang(step_s=0.5, slow_s=3.0))
+    run = make_run("sleep", "1000", hang=Hang(setup_s=3.0))
 
     assert ended(start(run)) == 1
 
     (found,) = outcomes(run)
     assert (found["cause"], found["first_rank"]) == ("hang", 0)
-    assert " in start; it gave no stack, and from outside is process " in found["message"]
+    assert (
+        " in start (the limit is 3 s, job.hang.setup_s); it gave no stack, and from outside is process "
+        in found["message"]
+    )
     assert found["message"].endswith("(sleep): S (sleeping)")
 
 
@@ -226,7 +230,7 @@ def broken(path):
     return real(path)
 b.beat_of = broken
 """
-    hang = Hang(step_s=5.0, slow_s=60.0)
+    hang = Hang(step_s=5.0)
     run = make_run(sys.executable, "-c", BEATING.replace("0.05", "0.3"), ranks=2, hang=hang)
     process = start(run, patch=patch)
 
@@ -239,7 +243,7 @@ b.beat_of = broken
 def test_watchdog_full_disk_that_takes_no_beat_is_no_hang(make_run: Make, start: Start) -> None:
     """Six times as long as a rank may be silent."""
     code = BEATING.replace("    step(number)", "    step(number)\n    time.sleep(6 * (number == 9))")
-    run = make_run(sys.executable, "-c", code, ranks=2, hang=Hang(step_s=1.0, slow_s=60.0))
+    run = make_run(sys.executable, "-c", code, ranks=2, hang=Hang(step_s=1.0))
     process = start(
         run, patch="import launchers.host.watchdog as w; w.why_not_writable = lambda folder: 'No space left on device'"
     )
@@ -258,7 +262,11 @@ def test_trainer_stuck_in_every_way_comes_to_its_end_on_the_same_nodes(make_run:
     ways = ["loop", "stop", "unequal", "kill"]
     train = {"max_steps": 24, "checkpoint_every_steps": 1}
     spec = make_spec(train=train, model=own("stuck.Stuck", ways=" ".join(ways)))
-    more = {"hang": Hang(step_s=6.0, slow_s=60.0), "restarts": Restarts(crash=1, hang=1), "ranks": 2}
+    more = {
+        "hang": Hang(step_s=6.0, data_wait_s=6.0, evaluation_s=60.0, checkpoint_s=60.0),
+        "restarts": Restarts(crash=1, hang=1),
+        "ranks": 2,
+    }
     run = make_run(sys.executable, "-m", "trainer", spec=spec, **more)
 
     assert ended(start(run, patch=AT_ONCE), 240) == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +15,8 @@ from typing import Any
 import pytest
 
 from conf.job_schema import Hang
+from launchers.host.beats import KEYS, Limit, beat_of, culprit, described, limit, longest, main_thread, stacks_of
 from launchers.host.beats import Beat as Read
-from launchers.host.beats import beat_of, culprit, limit_s, main_thread, stacks_of
 from tests.trainer.ranks import ROOT
 from trainer.insight import heartbeat
 from trainer.insight.heartbeat import PACED, SECTIONS, SIZE, Beat, host_of
@@ -174,21 +176,51 @@ def test_culprit_among_ranks_that_never_began_is_any_of_them() -> None:
 # --- how long a rank may be silent --------------------------------------------------------------------
 
 
+LIMITS = Hang(setup_s=900.0, first_step_s=800.0, step_s=60.0, data_wait_s=30.0, evaluation_s=70.0, checkpoint_s=400.0)
+
+
 @pytest.mark.parametrize(
-    ("beat", "seconds"),
+    ("beat", "seconds", "key"),
     [
-        (Read(), 900.0),
-        (Read("first step", 0, None), 900.0),
-        (Read("train", 1, None), 900.0),
-        (Read("train", 5, 0.1), 60.0),
-        (Read("data wait", 5, 30.0), 90.0),
-        (Read("evaluation", 5, 0.1), 900.0),
-        (Read("evaluation step", 5, 0.1), 60.0),
-        (Read("checkpoint", 5, 0.1), 900.0),
+        (Read(), 900.0, "setup_s"),
+        (Read("imports"), 900.0, "setup_s"),
+        (Read("first step", 0, None), 800.0, "first_step_s"),
+        (Read("train", 1, None), 800.0, "first_step_s"),
+        (Read("data wait", 0, None), 800.0, "first_step_s"),
+        (Read("compiling", 5, 0.1), 800.0, "first_step_s"),
+        (Read("train", 5, 0.1), 60.0, "step_s"),
+        (Read("train", 5, 30.0), 90.0, "step_s"),
+        (Read("data wait", 5, 0.1), 30.0, "data_wait_s"),
+        (Read("data wait", 5, 30.0), 90.0, "data_wait_s"),
+        (Read("evaluation", 0, None), 70.0, "evaluation_s"),
+        (Read("evaluation", 5, 30.0), 90.0, "evaluation_s"),
+        (Read("checkpoint", 5, 300.0), 400.0, "checkpoint_s"),
     ],
 )
-def test_limit_is_the_sections_and_of_a_step_by_the_pace(beat: Read, seconds: float) -> None:
-    assert limit_s(beat, Hang(step_s=60.0, slow_s=900.0)) == seconds
+def test_limit_is_the_sections_and_of_a_step_by_the_pace(beat: Read, seconds: float, key: str) -> None:
+    assert limit(beat, LIMITS) == Limit(seconds, key)
+
+
+def test_limit_of_ranks_that_wait_for_each_other_is_the_longest_and_the_message_says_which_to_raise() -> None:
+    beats = [Read("train", 8, 0.1, "n0"), Read("checkpoint", 8, 0.1, "n1"), Read("data wait", 8, 0.1, "n2")]
+    blamed = culprit(beats, [REDUCING, SAVING, REDUCING], ["", "", ""])
+
+    said = described(blamed, 401.2, longest(beats, LIMITS))
+
+    assert said.startswith(
+        "rank 1 (n1) gave no sign for 401 s in checkpoint (the limit is 400 s, job.hang.checkpoint_s); its last line: "
+    )
+
+
+def test_limit_is_there_for_every_section_that_the_trainer_names_and_none_besides() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "trainer").rglob("*.py"))
+    named = re.findall(r'beat\.(?:at|begin)(?:\(|, )"([a-z ]+)"|self\.begin\("([a-z ]+)"\)', code)
+
+    sections = {"start", *SECTIONS.values(), *("".join(pair) for pair in named)}
+
+    assert {"compiling", "data wait", "profile", "evaluation"} <= sections
+    assert set(KEYS) == sections
+    assert set(KEYS.values()) == {field.name for field in dataclasses.fields(Hang)}
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"section": "tra', b"[]", b'{"section": "train"}', b"\xff\x00"])

@@ -40,7 +40,8 @@ class Options:
     """True where some parameters take no part in some steps; costs a walk over the graph each step."""
     static_graph: bool = False
     """True where each step uses the same parameters in the same order: spares bookkeeping, also with
-    activation checkpointing."""
+    activation checkpointing. With train.accumulate the first step of an attempt exchanges once more, which is felt in
+    the last bits of the weights: with train.deterministic it has no effect."""
     compression: Literal["none", "fp16", "bf16", "powersgd"] = "none"
     """What travels between ranks: gradients as they are, in half the bytes, or as two thin factors (Vogels et al.
     2019), which pays on slow networks and costs some accuracy. What powersgd remembers of its errors is saved, and
@@ -67,6 +68,9 @@ def start(
     wrapped, memory = _wrapped(options, place, model) if place.rank.world > 1 else (model, None)
 
     differ = counts = any(buffer.numel() for buffer in model.buffers())
+    # What a static graph is torch sees in the first backward pass, which therefore has to exchange (2.13 dies of an
+    # assertion else). More exchanges within a step change nothing: the average of what is equal already is itself.
+    unseen = wrapped is not model and wrapped.static_graph
 
     def called(inputs: Tensor) -> Tensor:
         nonlocal differ
@@ -77,7 +81,9 @@ def start(
             return (wrapped if model.training else model)(inputs)
 
     def exchange(last: bool) -> contextlib.AbstractContextManager[object]:
-        return contextlib.nullcontext() if last or wrapped is model else wrapped.no_sync()
+        nonlocal unseen
+        at_once, unseen = last or unseen, False
+        return contextlib.nullcontext() if at_once or wrapped is model else wrapped.no_sync()
 
     engine = TorchEngine(place, model, called, optimizer_of(model), exchange)
     engine.memory, engine.waits_in_forward = memory, counts and place.rank.world > 1
@@ -102,14 +108,15 @@ def _wrapped(options: Options, place: Place, model: nn.Module) -> tuple[Any, Pow
     # After its first step DDP sorts the gradients into other parcels, and where an element lies decides in which order
     # three ranks or more add it up: a run that goes on would differ in the last bits from one that was never stopped.
     # It does not sort where parameters may be unused (Reducer::should_rebuild_buckets, torch 2.9 to 2.13).
-    stays = place.rank.world > 2 and torch.are_deterministic_algorithms_enabled()
+    exact = torch.are_deterministic_algorithms_enabled()
+    stays = place.rank.world > 2 and exact
     wrapped = DistributedDataParallel(
         model,
         device_ids=[place.device.index] if place.device.type == "cuda" else None,
         bucket_cap_mb=options.bucket_mb,
         gradient_as_bucket_view=options.gradient_as_bucket_view,
         find_unused_parameters=options.find_unused_parameters or stays,
-        static_graph=options.static_graph and not stays,
+        static_graph=options.static_graph and not exact,
     )
     KEPT.append(wrapped)
     if options.compression == "powersgd":

@@ -33,9 +33,10 @@ class Options:
 
     stage: Literal[1, 2, 3] = 2
     offload_optimizer: bool = False
-    """Keeps optimizer state in the host's memory."""
+    """Keeps optimizer state in the host's memory, where the step is then made. Of no use on a CPU, where it changes
+    neither the weights nor where anything is."""
     offload_weights: bool = False
-    """Keeps weights in the host's memory (stage 3 alone)."""
+    """Keeps weights in the host's memory (stage 3 alone); on a CPU likewise."""
     overlap_communication: bool = True
     bucket_mb: Positive = 200
     """Gradients travel in parcels of this size."""

@@ -79,7 +79,7 @@ class Beat:
         self._write()
 
     def compiles(self) -> None:
-        """torch.compile is at work, in whatever section: it may take as long as anything outside of the steps."""
+        """torch.compile is at work, in whatever section: it may take longer than a step."""
         self._compiled_in = self._section
         self.begin("compiling")
 

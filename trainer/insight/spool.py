@@ -114,6 +114,16 @@ class Ledger:
         if self.lines:
             self.lines.add({"t": time.time(), "mono": time.monotonic(), "event": event, **beside})
 
+    def compiles(self) -> None:
+        """torch.compile is at work, in the middle of anything."""
+        self.beat.compiles()
+        self.mark("compile_begin")
+
+    def compiled(self) -> None:
+        """It is done, and what it was in the middle of goes on."""
+        self.mark("compile_end")
+        self.beat.compiled()
+
     def close(self) -> None:
         if self.lines:
             self.lines.close()

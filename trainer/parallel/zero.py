@@ -151,14 +151,15 @@ class ZeroEngine:
         """Before the first step torch's optimizer keeps nothing: make it, by a step that changes nothing."""
         inner = self._zero.optimizer
         flat = next(getattr(self._zero, name) for name in FLAT if hasattr(self._zero, name))
+        grads = [piece.grad for piece in flat]  # made by DeepSpeed at the start where state is on the host
         for piece in flat:
             piece.grad = torch.zeros_like(piece)
         groups = inner.param_groups
         inner.param_groups = [{**groups[0], "params": list(flat), "lr": 0.0}]
         inner.step()
         inner.param_groups = groups
-        for piece in flat:
-            piece.grad = None
+        for piece, grad in zip(flat, grads, strict=True):
+            piece.grad = grad
         self._link()
 
     def _link(self) -> None:
