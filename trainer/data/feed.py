@@ -173,7 +173,7 @@ class Feed:
         self.before_fork()
         if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
             tempfile.tempdir = "/tmp"
-        ahead: Iterable[Parts | str] = DataLoader(
+        loader: Iterable[Parts | str] = DataLoader(
             Ahead(self),  # type: ignore[arg-type]
             batch_size=None,
             sampler=order,
@@ -184,6 +184,8 @@ class Feed:
             # Its own random numbers, so that the number of workers does not change the model's.
             generator=torch.Generator(),
         )
+        with signals.held_back():  # torch's worker begins with a handler of its own, which ends it at SIGTERM
+            ahead = iter(loader)
         for parts in ahead:
             if isinstance(parts, str):
                 raise UserError(parts, "", "")
