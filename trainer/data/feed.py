@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import util
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,7 @@ class Feed:
         self.before_fork()
         if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
             tempfile.tempdir = "/tmp"
+        util.get_temp_dir()  # one for all of them, which this process removes: its workers may be killed
         loader: Iterable[Parts | str] = DataLoader(
             Ahead(self),  # type: ignore[arg-type]
             batch_size=None,
