@@ -10,9 +10,14 @@ import subprocess
 from pathlib import Path
 
 from tests.chaos.faults import Live, pids_with, until
+from trainer.data.room import PART
 
-KEPT_BY_TORCH = "torchinductor_"
-"""Its cache of compiled code, one per user: kept for the next program on purpose (left empty by an export)."""
+BY_TORCH, STAGED = "torchinductor_", "fairlead-data-"
+"""One folder per user, kept for the next program on purpose: torch's cache of compiled code (left empty by an export),
+and what was brought to the node's disk or found out about data."""
+OF_LOADERS = "pymp-"
+"""Python's folder for the socket by which a loader process hands its batches over: it goes when the process does,
+and stays, empty but for the socket, when that is killed."""
 SETTLE_S = 120
 SHM_OF = re.compile(r"^torch_(\d+)_")
 
@@ -23,10 +28,12 @@ def behind(live: Live, began: float) -> list[str]:
         until(lambda: not _processes(live) and not _queued(live), SETTLE_S, pause_s=0.3)
     found = [f"process {pid}: {_command(pid)}" for pid in _processes(live)]
     found += [f"in the queue: {job}" for job in _queued(live)]
-    found += [f"in TMPDIR: {p.name}" for p in live.place.tmp.iterdir() if not p.name.startswith(KEPT_BY_TORCH)]
+    stays = (BY_TORCH, STAGED) if live.case.kind.graceful else (BY_TORCH, STAGED, OF_LOADERS)
+    found += [f"in TMPDIR: {path.name}" for path in live.place.tmp.iterdir() if not path.name.startswith(stays)]
+    found += [f"half staged: {path.name}" for path in live.place.tmp.glob(f"{STAGED}*/*{PART}")]
     found += [f"unfinished: {path.relative_to(live.run)}" for path in live.member.rglob("*.tmp.*")]
     found += [f"aside: {path.relative_to(live.run)}" for path in live.member.rglob(".*.json.*")]
-    found += [f"shared memory: {name}" for name in _shared(live.pids)]
+    found += [f"shared memory: {name}" for name in _shared([*live.pids, *live.loaders])]
     return found
 
 
