@@ -44,7 +44,8 @@ def _kill_workers() -> None:
 
 
 def _remove_temporary() -> None:
-    """What lies in multiprocessing's folder, such as the sockets of data loader processes: its exit function would."""
-    if "multiprocessing.util" in sys.modules:
+    """What lies in multiprocessing's folder, such as the sockets of data loader processes: its exit function would.
+    (Where this is a child of multiprocessing's, that is its parent's folder.)"""
+    if "multiprocessing.util" in sys.modules and sys.modules["multiprocessing"].parent_process() is None:
         with contextlib.suppress(OSError):
             shutil.rmtree(sys.modules["multiprocessing.util"].get_temp_dir())
