@@ -73,7 +73,8 @@ class Restarts:
     raised is never tried again; after a lost node the job goes back to the queue (max_requeues)."""
 
     crash: NotNegative = 0
-    """A rank was killed by a signal: a fault in a library or a driver, or somebody's kill."""
+    """A rank, or a process that reads for one, was killed by a signal: a fault in a library or a driver, or somebody's
+    kill."""
     hang: NotNegative = 0
     rendezvous: NotNegative = 2
     """The ranks did not find each other, or lost each other."""

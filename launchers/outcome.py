@@ -174,6 +174,7 @@ def _state_of(seen: Evidence, first: Mapping[str, Any], log: str) -> tuple[State
     """`log` is the end of the first rank's log."""
     said = f"{first['type']}: {first['message']}" if first else ""
     slurm = "\n".join((seen.step_text, *SLURM_SAID.findall(log)))
+    died = said if first.get("cause") == "crash" else way_out(seen.exit_code)
     noticed = "SIGUSR2" in seen.signals
     out_of_memory = first.get("cause") == "out_of_memory" or OOM_KILL.search(slurm) or MEMORY_ERROR.search(log)
     rules: tuple[tuple[object, State, str, str], ...] = (
@@ -185,12 +186,12 @@ def _state_of(seen: Evidence, first: Mapping[str, Any], log: str) -> tuple[State
         (PREEMPTED.search(slurm), "REQUEUED", "preempted", "ended by preemption before it could save"),
         (PUT_BACK.search(slurm), "REQUEUED", "preempted", "put back into the queue in Slurm before it could save"),
         (out_of_memory, "FAILED", "out_of_memory", said or _memory_said(slurm, log)),
-        (_starved(seen, first), "FAILED", "out_of_memory", NO_MEMORY.format(way_out(seen.exit_code))),
+        (_starved(seen, first), "FAILED", "out_of_memory", NO_MEMORY.format(died)),
         (disk := _disk_said(seen, first, log), "FAILED", "site", said if first else disk),
         (noticed or TIMED_OUT.search(slurm), "FAILED", "timeout", "did not save before the time limit"),
         (NODE_FAILURE.search(slurm), "REQUEUED", "node_failure", "a node was lost"),
         (seen.worker, "FAILED", "worker", seen.worker),
-        (_crashed(seen, first), "FAILED", "crash", way_out(seen.exit_code)),
+        (_crashed(seen, first), "FAILED", "crash", died),
         (_is_rendezvous(first, log), "FAILED", "rendezvous", said or "the ranks did not find each other"),
     )
     for fits, state, cause, message in rules:
@@ -235,9 +236,11 @@ def _who(seen: Evidence, first: Mapping[str, Any], task: Task) -> tuple[int | No
 
 
 def _crashed(seen: Evidence, first: Mapping[str, Any]) -> bool:
-    """Whether a rank was killed by what nobody meant for it: it left no error of its own, its peers at most lost it."""
+    """Whether a rank was killed by what nobody meant for it: it left no error of its own, its peers at most lost it.
+    Or a process that reads for one, as that one says."""
     alone = not first or first.get("cause") == "rendezvous"
-    return _signal_of(seen.exit_code) in CRASHES and alone and not seen.signals
+    killed = _signal_of(seen.exit_code) in CRASHES and alone
+    return (killed or first.get("cause") == "crash") and not seen.signals
 
 
 def _memory_said(slurm: str, log: str) -> str:
@@ -245,8 +248,9 @@ def _memory_said(slurm: str, log: str) -> str:
 
 
 def _starved(seen: Evidence, first: Mapping[str, Any]) -> bool:
-    """Whether it was most likely the kernel that killed a rank: it kills so, and it killed somebody meanwhile."""
-    return seen.kernel_kills > 0 and _signal_of(seen.exit_code) == signal.SIGKILL and _crashed(seen, first)
+    """Whether it was most likely the kernel that killed it: it kills so, and it killed somebody meanwhile."""
+    so = _signal_of(seen.exit_code) == signal.SIGKILL or first.get("cause") == "crash"
+    return seen.kernel_kills > 0 and so and _crashed(seen, first)
 
 
 def _signal_of(code: int) -> int | None:

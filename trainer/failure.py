@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import time
 import traceback
@@ -23,6 +24,9 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 # safetensors says it in words alone, as does an error that another rank passed on; torch's own writer, for a disk
 # that is full, says only that it is not where it should be in the file (measured with torch 2.13).
 DISK_WORDS = (*(os.strerror(number) for number in DISK_ERRORS), "unexpected pos", "iostream error")
+
+# torch's, of a data loader process that was killed; one that ends itself "exited unexpectedly with exit code" (2.13).
+LOADER_KILLED = re.compile(r"^DataLoader worker \(pid \d+\) is killed by signal")
 
 LEFT = "left.json"
 """Of an attempt: what rank 0 says of how it left, where it left with less than it had."""
@@ -43,7 +47,7 @@ class RendezvousError(Exception):
 
 def cause(error: BaseException) -> str:
     """Whose turn it is: `rendezvous` when ranks did not meet or lost each other, `out_of_memory`, `site` when the
-    disk is full or broken, or `user_error`."""
+    disk is full or broken, `crash` when a process that reads data was killed, or `user_error`."""
     text, kinds = str(error), _kinds(error)
     if isinstance(error, UserError):
         return "user_error"
@@ -55,6 +59,8 @@ def cause(error: BaseException) -> str:
         return "site"
     if "RuntimeError" in kinds and any(words in text for words in PEER_LOST):
         return "rendezvous"
+    if any(isinstance(e, RuntimeError) and LOADER_KILLED.match(str(e)) for e in _chain(error)):
+        return "crash"
     return "user_error"
 
 

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
 from typing import NoReturn
@@ -25,6 +26,8 @@ def now(code: int, *, run_exit_functions: bool) -> NoReturn:
     _kill_workers()
     if run_exit_functions:
         atexit._run_exitfuncs()
+    else:
+        _remove_temporary()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # a full disk
@@ -38,3 +41,11 @@ def _kill_workers() -> None:
     for child in sys.modules["multiprocessing"].active_children() if "multiprocessing" in sys.modules else ():
         if child.daemon:
             child.kill()
+
+
+def _remove_temporary() -> None:
+    """What lies in multiprocessing's folder, such as the sockets of data loader processes: its exit function would.
+    (Where this is a child of multiprocessing's, that is its parent's folder.)"""
+    if "multiprocessing.util" in sys.modules and sys.modules["multiprocessing"].parent_process() is None:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(sys.modules["multiprocessing.util"].get_temp_dir())

@@ -7,13 +7,17 @@ deadline.py's.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 from trainer.insight.heartbeat import STACKS
 
 NOTICES = (signal.SIGTERM, signal.SIGUSR2)
+FOR_RANKS = (*NOTICES, signal.SIGINT, STACKS)
+"""What is meant for a rank alone, and reaches its data loader processes where it is sent to every process of a step."""
 
 
 class Stopped(Exception):
@@ -78,8 +82,19 @@ def install() -> Notice:
     return notice
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """A process that is started meanwhile hears nothing before it says what it hears; this one does afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_RANKS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore(worker: int = 0) -> None:
     """Make a data loader process deaf to notices: its rank decides when it ends. To the question for its stacks too,
-    which would stand among its rank's."""
-    for number in (*NOTICES, signal.SIGINT, STACKS):
+    which would stand among its rank's. What was held back since its start is forgotten."""
+    for number in FOR_RANKS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_RANKS)

@@ -43,7 +43,7 @@ def main() -> int:
             f.write(json.dumps(document(row)) + "\n")
         print(f"{row.case.name}: {'; '.join(row.broken) or 'kept every promise'}", flush=True)
         if not row.broken:
-            shutil.rmtree(folder / row.case.name)
+            shutil.rmtree(folder / row.case.key)
 
     rows = run_all(bench, cases, look)
     said = text([document(row) for row in rows])

@@ -9,10 +9,16 @@ from typing import Literal
 
 Launcher = Literal["local", "slurm"]
 Moment = Literal["step", "evaluation", "checkpoint"]
+Form = Literal["rows", "tar", "staged"]
+"""Of what is trained on: rows in memory; tar shards, or Parquet shards that are copied to the node's disk first, both
+read by data loader processes."""
 
 TOTAL_STEPS = 40
 CHECKPOINT_EVERY = 6
 EVALUATE_EVERY = 10
+STEP_S = 0.05
+"""The least that a step takes."""
+FORMS: Sequence[Form] = ("rows", "tar", "staged")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,6 @@ class Kind:
     earliest: int = 3
     """Step that must be made before it strikes."""
     latest: int = 28
-    step_s: float = 0.05
     lost_checkpoints: int = 0
     """How many of the newest checkpoints the fault itself destroys."""
     bearable: bool = False
@@ -60,7 +65,7 @@ class Kind:
 STAYS_DOWN = ("job.restarts.crash=0",)
 DAMAGE = Kind(earliest=16, lost_checkpoints=1)
 KINDS = {
-    "kill one rank": Kind(local=(TWO, THREE)),
+    "kill one process": Kind(local=(TWO, THREE)),
     "kill all ranks": Kind(),
     "kill all ranks in a save": Kind(moment="checkpoint"),
     "kill the supervisor": Kind(),
@@ -84,7 +89,7 @@ KINDS = {
     "time limit": Kind(graceful=True, slurm=(ONE, TWO), words=("job.notice_s=60",)),
 }
 EACH_HERE = (
-    "kill one rank",
+    "kill one process",
     "STOP a rank",
     "TERM",
     "newest checkpoint truncated",
@@ -102,12 +107,12 @@ EACH_HERE = (
     "TERM in a save",
     "TERM in an evaluation",
 )
-HERE = (*EACH_HERE, "store down", *EACH_HERE, "kill one rank")
+HERE = (*EACH_HERE, "store down", *EACH_HERE, "kill one process")
 """In turn, those on one machine: what is cheap and what has many ways to go wrong comes more often than the rest."""
 ON_SLURM = (
     "host off",
     "preempted",
-    "kill one rank",
+    "kill one process",
     "time limit",
     "host off in a save",
     "kill the supervisor",
@@ -141,7 +146,9 @@ class Case:
     phase: float
     """And so much later, as a part of a step."""
     victim: int
-    """Which of several ranks, hosts, files or bits is meant, modulo their number."""
+    """Which of several processes, hosts, files or bits is meant, modulo their number."""
+    form: Form
+    """Of the data, whose numbers are the same in each."""
 
     @property
     def kind(self) -> Kind:
@@ -153,23 +160,28 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.launcher}-{self.number:03}-{self.fault.replace(' ', '-')}"
+        return f"{self.key}-{self.fault.replace(' ', '-')}"
+
+    @property
+    def key(self) -> str:
+        """Its folder's name: short, as in a TMPDIR with a longer path than 70 bytes loader processes leave nothing."""
+        return f"{self.launcher}-{self.number:03}"
 
 
 FOUND = (
     # DDP sorted its parcels after the first step, so that three ranks which went on added up in another order.
-    Case(900, "TERM", "local", "ddp", THREE, THREE, at_step=10, phase=0.5, victim=0),
+    Case(900, "TERM", "local", "ddp", THREE, THREE, at_step=10, phase=0.5, victim=0, form="rows"),
     # A save that failed on a read-only folder left its half for good, as nothing was started again.
-    Case(901, "checkpoints read-only", "local", "ddp", ONE, ONE, at_step=24, phase=0.4, victim=0),
+    Case(901, "checkpoints read-only", "local", "ddp", ONE, ONE, at_step=24, phase=0.4, victim=0, form="rows"),
 )
 """Cases that broke a promise once. They are always run."""
 
 
 DEEPSPEED = (
-    Case(910, "TERM", "local", "deepspeed", TWO, TWO, at_step=10, phase=0.5, victim=0),
-    Case(911, "kill one rank", "local", "deepspeed", TWO, TWO, at_step=16, phase=0.3, victim=1),
-    Case(912, "fewer ranks", "local", "deepspeed", TWO, ONE, at_step=13, phase=0.6, victim=0),
-    Case(913, "host off", "slurm", "deepspeed", PAIR, PAIR, at_step=12, phase=0.4, victim=1),
+    Case(910, "TERM", "local", "deepspeed", TWO, TWO, at_step=10, phase=0.5, victim=0, form="tar"),
+    Case(911, "kill one process", "local", "deepspeed", TWO, TWO, at_step=16, phase=0.3, victim=1, form="rows"),
+    Case(912, "fewer ranks", "local", "deepspeed", TWO, ONE, at_step=13, phase=0.6, victim=0, form="staged"),
+    Case(913, "host off", "slurm", "deepspeed", PAIR, PAIR, at_step=12, phase=0.4, victim=1, form="staged"),
 )
 """With the engine that takes longest to start (40 to 75 s a case on two busy cores): always in `make chaos`, and not
 among the tests."""
@@ -195,4 +207,11 @@ def _drawn(seed: int, launcher: Launcher, number: int, fault: str) -> Case:
         at_step=chance.randint(kind.earliest, kind.latest),
         phase=chance.random(),
         victim=chance.getrandbits(30),
+        form=_form(launcher, number),
     )
+
+
+def _form(launcher: Launcher, number: int) -> Form:
+    """In turn, each fault with another one the next time. On the cluster those that are told begin with loader
+    processes: Slurm tells these as well."""
+    return FORMS[(number + number // len(EACH_HERE) + (launcher == "slurm")) % len(FORMS)]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import faults, left
-from tests.chaos.cases import Case, Layout
+from tests.chaos import data, faults, left
+from tests.chaos.cases import STEP_S, Case, Layout
 from tests.chaos.faults import Live, until
 from tests.chaos.lineage import Try, read
 from tests.chaos.stored import Store
@@ -36,9 +36,9 @@ class Bench:
         """The verdict on a case. Raises AssertionError when it could not be brought to its end."""
         training = Training(case.engine, case.layout, DROPOUT if case.same_layout else 0.0, case.launcher)
         expected = self.undisturbed.weights(training)
-        place = Place(self.folder / case.name)
+        place = Place(self.folder / case.key)
         held = {"hold": case.kind.moment, "at_step": case.at_step, "struck": str(place.folder / "struck")}
-        place.made({"step_s": case.kind.step_s, "dropout": training.dropout, **held})
+        place.made({"step_s": STEP_S, "dropout": training.dropout, **held}, case.form)
         began = time.time()
         with contextlib.ExitStack() as undo:
             if case.fault == "disk full":
@@ -69,7 +69,7 @@ def _store(case: Case, place: Place, undo: contextlib.ExitStack) -> Store | None
 def _started(case: Case, place: Place, hosts: tuple[int, ...], what: tuple[tuple[str, ...], Store | None]) -> Live:
     words, store = what
     tracking = f"tracking.uri={store.uri}" if store else "tracking=none"
-    on = [*case.kind.words, f"site.scratch_dir={place.tmp}"]
+    on = [*data.words(case.form), *case.kind.words, f"site.scratch_dir={place.tmp}"]
     if case.launcher == "slurm":
         on.append(f"launcher.sbatch.nodelist='{_hosts(hosts, case.layout)}'")
     client = place.start(*words, tracking, *on)
@@ -85,7 +85,7 @@ def await_moment(live: Live) -> None:
     due = {"step": _at_step, "evaluation": _in_evaluation, "checkpoint": _in_save}[case.kind.moment]
     until(lambda: _ran_out(live) or due(_now(live), case.at_step), LIMIT_S, pause_s=0.01)
     assert not _ran_out(live), f"the training ended before the fault: {_now(live).outcome}"
-    time.sleep(case.phase * case.kind.step_s)
+    time.sleep(case.phase * STEP_S)
 
 
 def _now(live: Live) -> Try:

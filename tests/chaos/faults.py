@@ -33,6 +33,8 @@ class Live:
     store: Store | None = None
     pids: list[int] = field(default_factory=list)
     """Of its ranks, when the fault came."""
+    loaders: list[int] = field(default_factory=list)
+    """Of their data loader processes, likewise."""
     undo: list[Callable[[], None]] = field(default_factory=list)
     """What mends the site: called once the job has ended badly, and at the end of the case in any way."""
 
@@ -54,6 +56,7 @@ class Live:
 def strike(live: Live) -> float:
     """Do it, and let the program go on that waits for it; when it was, as seconds since the epoch."""
     live.pids = ranks_of(live.member)
+    live.loaders = [pid for pid in _running_trainer(live.member) if _parent(pid) in live.pids]
     assert len(live.pids) == live.case.layout.world, f"ranks {live.pids} instead of {live.case.layout}"
     began = time.time()
     at = ACTS[live.case.fault](live)
@@ -63,15 +66,32 @@ def strike(live: Live) -> float:
 
 def ranks_of(folder: Path) -> list[int]:
     """Process ids of the ranks of a member or an attempt, in order of rank: the cluster's hosts are on this machine."""
-    found = {}
-    for pid in pids_with(str(folder)):
+    found, running = {}, _running_trainer(folder)
+    for pid in running:
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"trainer"]:
+            if _parent(pid) not in running:
                 environ = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
                 ranks = [e.partition("=")[2] for e in environ if e.startswith("RANK=")]
                 ranks += [e.partition("=")[2] for e in environ if e.startswith("SLURM_PROCID=")]
                 found[int(ranks[0])] = pid
     return [found[rank] for rank in sorted(found)]
+
+
+def _running_trainer(folder: Path) -> list[int]:
+    """Ranks and their data loader processes, which are copies of them."""
+    found = []
+    for pid in pids_with(str(folder)):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"trainer"]:
+                found.append(pid)
+    return found
+
+
+def _parent(pid: int) -> int:
+    """0 of a process that is gone."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def pids_with(text: str) -> list[int]:
@@ -91,7 +111,9 @@ def _kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
 
 
 def _kill_one(live: Live) -> None:
-    _kill([live.pids[live.case.victim % len(live.pids)]])
+    """A process that reads for a rank, where there are such; else a rank."""
+    pids = live.loaders or live.pids
+    _kill([pids[live.case.victim % len(pids)]])
 
 
 def _kill_all(live: Live) -> None:
@@ -114,8 +136,11 @@ def _kill_supervisor(live: Live) -> None:
 
 
 def _tell(live: Live, number: signal.Signals) -> None:
-    """As Slurm tells a step to leave; on this machine through the supervisor."""
+    """As Slurm tells a step to leave: each process of it. On this machine the supervisor tells the ranks."""
     if live.case.launcher == "local":
+        for pid in live.loaders:
+            with contextlib.suppress(ProcessLookupError):  # those of an evaluation may have ended
+                os.kill(pid, number)
         _kill([_supervisor(live)], number)
     else:
         job = json.loads((live.attempt / "started.json").read_text())["slurm_job_id"]
@@ -212,7 +237,7 @@ def _end_store(live: Live) -> None:
 
 
 ACTS: dict[str, Callable[[Live], float | None]] = {
-    "kill one rank": _kill_one,
+    "kill one process": _kill_one,
     "STOP a rank": _stop_one,
     "kill all ranks": _kill_all,
     "kill all ranks in a save": _kill_all,

@@ -10,9 +10,14 @@ import subprocess
 from pathlib import Path
 
 from tests.chaos.faults import Live, pids_with, until
+from trainer.data.room import PART
 
-KEPT_BY_TORCH = "torchinductor_"
-"""Its cache of compiled code, one per user: kept for the next program on purpose (left empty by an export)."""
+BY_TORCH, STAGED = "torchinductor_", "fairlead-data-"
+"""One folder per user, kept for the next program on purpose: torch's cache of compiled code (left empty by an export),
+and what was brought to the node's disk or found out about data."""
+OF_LOADERS = "pymp-"
+"""Python's folder for the sockets by which a rank's loader processes hand their batches over: it goes when the rank
+does, and stays, empty but for them, when that is killed."""
 SETTLE_S = 120
 SHM_OF = re.compile(r"^torch_(\d+)_")
 
@@ -23,10 +28,11 @@ def behind(live: Live, began: float) -> list[str]:
         until(lambda: not _processes(live) and not _queued(live), SETTLE_S, pause_s=0.3)
     found = [f"process {pid}: {_command(pid)}" for pid in _processes(live)]
     found += [f"in the queue: {job}" for job in _queued(live)]
-    found += [f"in TMPDIR: {p.name}" for p in live.place.tmp.iterdir() if not p.name.startswith(KEPT_BY_TORCH)]
+    found += [f"in TMPDIR: {name}" for name in _temporary(live)]
+    found += [f"half staged: {path.name}" for path in live.place.tmp.glob(f"{STAGED}*/*{PART}")]
     found += [f"unfinished: {path.relative_to(live.run)}" for path in live.member.rglob("*.tmp.*")]
     found += [f"aside: {path.relative_to(live.run)}" for path in live.member.rglob(".*.json.*")]
-    found += [f"shared memory: {name}" for name in _shared(live.pids)]
+    found += [f"shared memory: {name}" for name in _shared([*live.pids, *live.loaders])]
     return found
 
 
@@ -37,6 +43,14 @@ def end(live: Live) -> None:
     for pid in _processes(live):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _temporary(live: Live) -> list[str]:
+    """Names in TMPDIR that should not be there; of each rank that was killed one may."""
+    names = [path.name for path in live.place.tmp.iterdir() if not path.name.startswith((BY_TORCH, STAGED))]
+    excused = [name for name in names if name.startswith(OF_LOADERS)]
+    excused = [] if live.case.kind.graceful else excused[: len(live.pids)]
+    return [name for name in names if name not in excused]
 
 
 def _processes(live: Live) -> list[int]:

@@ -16,17 +16,17 @@ from typing import Any
 
 import safetensors.numpy
 
-from tests.chaos.cases import CHECKPOINT_EVERY, EVALUATE_EVERY, TOTAL_STEPS, Launcher, Layout
+from tests.chaos import data
+from tests.chaos.cases import CHECKPOINT_EVERY, EVALUATE_EVERY, TOTAL_STEPS, Form, Launcher, Layout
 
 ROOT = Path(__file__).parents[2]
 PROJECT = Path(__file__).parent / "project"
-ROWS, BATCH = 150, 24
 DROPOUT = 0.2
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is the same for a case and for the run it is compared with."""
+    """What is the same for a case and for the run it is compared with; the form of the data is not."""
 
     engine: str
     layout: Layout
@@ -52,14 +52,13 @@ class Training:
             "optimizer.lr=0.003",
             "train.epochs=null",
             f"train.max_steps={TOTAL_STEPS}",
-            f"train.batch_size={BATCH}",
+            f"train.batch_size={data.BATCH}",
             f"train.checkpoint_every_steps={CHECKPOINT_EVERY}",
             f"train.eval_every_steps={EVALUATE_EVERY}",
             "train.deterministic=true",
             "train.schedule=cosine",
             "train.log_every_steps=1",
             "train.log_samples=true",
-            "train.workers=0",
             "objective={metric: val/loss, goal: minimize}",
         )
 
@@ -78,13 +77,13 @@ class Place:
     def tmp(self) -> Path:
         return self.folder / "tmp"
 
-    def made(self, model: Mapping[str, Any]) -> Place:
-        """The folders, with a user's project in it whose model has these options."""
+    def made(self, model: Mapping[str, Any], form: Form) -> Place:
+        """The folders, with a user's project in it whose model has these options, and data in a form."""
         for name in ("work", "tmp", "home", "state"):
             (self.folder / name).mkdir(parents=True)
         shutil.copy(PROJECT / "chaotic.py", self.work)
-        data = {"_target_": "chaotic.rows", "train": ROWS, "validation": 2 * BATCH}
-        for group, document in (("data", data), ("model", {"_target_": "chaotic.Net", **model})):
+        said = data.written(form, self.folder / "data")
+        for group, document in (("data", said), ("model", {"_target_": "chaotic.Net", **model})):
             path = self.work / "conf" / group / "chaotic.yaml"
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(document))
@@ -133,9 +132,9 @@ class Undisturbed:
     def _made(self, training: Training) -> Path:
         layout = Layout(1, training.layout.world)
         shutil.rmtree(self.folder / training.name, ignore_errors=True)  # of one that failed, or was cut off
-        place = Place(self.folder / training.name).made({"dropout": training.dropout})
-        here = Training(training.engine, layout, training.dropout)
-        assert place.start(*here.words(), "tracking=none").wait(200) == 0, (place.folder / "launch.log").read_text()
+        place = Place(self.folder / training.name).made({"dropout": training.dropout}, "rows")
+        words = (*Training(training.engine, layout, training.dropout).words(), *data.words("rows"))
+        assert place.start(*words, "tracking=none").wait(200) == 0, (place.folder / "launch.log").read_text()
         (run,) = place.runs()
         return weights_of(run)
 

@@ -155,6 +155,7 @@ def document(row: Row) -> dict[str, Any]:
         "fault": case.fault,
         "launcher": case.launcher,
         "engine": case.engine,
+        "data": case.form,
         "layout": f"{case.layout}" + ("" if case.same_layout else f" to {case.back}"),
         "graceful": case.kind.graceful,
         **{field.name: getattr(row, field.name) for field in fields(row) if field.name != "case"},

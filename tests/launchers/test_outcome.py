@@ -43,6 +43,8 @@ HUNG = Hung("it gave no sign", 5.0, 2, "n3", ('File "model.py", line 3, in forwa
         (Evidence(exit_code=-15), "FAILED", "user_error"),
         (Evidence(exit_code=-9, rank_errors=[error(0, 1, cause="rendezvous")]), "FAILED", "crash"),
         (Evidence(exit_code=-6, rank_errors=[error(0, 1)]), "FAILED", "user_error"),
+        (Evidence(exit_code=1, rank_errors=[error(0, 1, cause="crash")]), "FAILED", "crash"),
+        (Evidence(exit_code=1, rank_errors=[error(0, 1, cause="crash")], kernel_kills=1), "FAILED", "out_of_memory"),
         (Evidence(exit_code=143, step_text="srun: error: n2: task 1: Killed"), "FAILED", "crash"),
         (Evidence(exit_code=143, step_text="srun: error: n2: task 1: Exited with exit code 137"), "FAILED", "crash"),
         (Evidence(exit_code=1, step_text="srun: error: n2: task 1: Terminated"), "FAILED", "user_error"),

@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
+from tests.trainer.ranks import ROOT
 from trainer import failure
 from trainer.failure import RendezvousError, UserError, cause
+
+ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def raised(action: Callable[[], object]) -> BaseException:
@@ -56,6 +61,28 @@ def test_cause_of_a_full_disk_is_the_site_whoever_writes() -> None:
 )
 def test_cause_of_other_errors_is_their_own(error: Exception, expected: str) -> None:
     assert cause(error) == expected
+
+
+@pytest.mark.parametrize(("ends", "expected"), [("os.kill(os.getpid(), 9)", "crash"), ("os._exit(3)", "user_error")])
+def test_cause_of_a_reader_that_was_killed_is_a_crash_and_of_one_that_ends_itself_its_own(
+    ends: str, expected: str
+) -> None:
+    script = f"""
+import os, numpy as np, torch
+from trainer.data.datasets import Mapped
+from trainer.data.feed import Feed
+from trainer.failure import cause
+class Ends:
+    def __len__(self): return 9
+    def __getitem__(self, index): {ends}
+try:
+    list(Feed(Mapped(Ends()), torch.device("cpu"), workers=1).batches([(0, np.arange(3))]))
+except RuntimeError as error:
+    print(cause(error))
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=ENVIRON, capture_output=True, text=True, timeout=100)
+
+    assert done.stdout == f"{expected}\n", done.stderr
 
 
 def test_cause_of_a_read_only_place_is_the_site_only_where_the_member_writes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,39 @@ def test_workers_read_farther_ahead_where_the_loop_waits_and_every_batch_comes_o
     assert [b.inputs.tolist() for b in batches] == [b.inputs.tolist() for b in whole]
 
 
+@pytest.mark.parametrize("notice", ["SIGTERM", "SIGUSR2"])
+def test_notice_to_workers_that_are_just_starting_ends_none(notice: str) -> None:
+    """Slurm sends it to each process of a step, and torch does things of its own before our first word there."""
+    script = f"""
+import os, signal
+import numpy as np, torch
+from torch.utils.data._utils import signal_handling
+from trainer import signals
+from trainer.data.feed import Feed
+from trainer.sources import TensorSamples
+begin = signal_handling._set_worker_signal_handlers
+def told():
+    os.kill(os.getpid(), signal.{notice})
+    begin()
+    os.kill(os.getpid(), signal.{notice})
+signal_handling._set_worker_signal_handlers = told
+signals.install().breaks = True
+feed = Feed(TensorSamples(torch.arange(40.0), torch.arange(40)), torch.device("cpu"), workers=2)
+print([batch.inputs.sum().item() for batch in feed.batches((0, np.arange(4 * i, 4 * i + 4)) for i in range(3))])
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert done.stdout == "[6.0, 22.0, 38.0]\nset()\n", done.stderr
+
+
 def test_workers_hand_batches_over_where_the_temporary_folder_has_a_long_name(
     tmp_path: Path,
 ) -> None:

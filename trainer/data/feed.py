@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import util
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,8 @@ class Feed:
         self.before_fork()
         if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
             tempfile.tempdir = "/tmp"
-        ahead: Iterable[Parts | str] = DataLoader(
+        util.get_temp_dir()  # one for all of them, which this process removes: its workers may be killed
+        loader: Iterable[Parts | str] = DataLoader(
             Ahead(self),  # type: ignore[arg-type]
             batch_size=None,
             sampler=order,
@@ -197,6 +199,8 @@ class Feed:
             # Its own random numbers, so that the number of workers does not change the model's.
             generator=torch.Generator(),
         )
+        with signals.held_back():  # torch's worker begins with a handler of its own, which ends it at SIGTERM
+            ahead = iter(loader)
         for parts in ahead:
             if isinstance(parts, str):
                 raise UserError(parts, "", "")
