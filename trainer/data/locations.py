@@ -192,7 +192,9 @@ def _known(where: Location, remote: Remote) -> Remote:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    return next((f"{name} {info[name]}" for name in VERSIONS if info.get(name)), "")
+    """Without an ETag's quotation marks, which some clients leave away in listings alone."""
+    name = next((name for name in VERSIONS if info.get(name)), "")
+    return f"{name} {info[name]}".replace('"', "") if name else ""
 
 
 def _safe(name: str, where: Location) -> str:
