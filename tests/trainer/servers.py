@@ -1,4 +1,4 @@
-"""Real servers on loopback that data are brought from: nginx, an S3 server, Python's own; and a line that breaks."""
+"""Real servers on loopback that data are brought from: nginx, object stores, Python's own; and a line that breaks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,17 +32,48 @@ http {{
 }}
 """
 
+GATE = """
+worker_processes 1; daemon off; master_process off; pid {top}/nginx.pid; error_log {top}/error.log;
+events {{ worker_connections 64; }}
+http {{
+  access_log off; client_body_temp_path {top}/body; proxy_temp_path {top}/proxy; client_max_body_size 64m;
+  fastcgi_temp_path {top}/fastcgi; uwsgi_temp_path {top}/uwsgi; scgi_temp_path {top}/scgi;
+  default_type application/json;
+  server {{
+    listen 127.0.0.1:{port};
+    location ~ ^/token/(?<who>[a-z]+)$ {{
+      return 200 '{{"access_token": "$who", "token_type": "Bearer", "expires_in": 3600}}';
+    }}
+    location / {{
+      if ($http_authorization = "") {{ return 401 '{{"error": {{"code": 401, "message": "Anonymous caller"}}}}'; }}
+      if ($http_authorization != "Bearer reader") {{
+        return 403 '{{"error": {{"code": 403, "message": "no access"}}}}';
+      }}
+      if ($host = localhost) {{ set $limit_rate 2m; }}
+      proxy_pass http://127.0.0.1:{store}; proxy_set_header Host $http_host;
+    }}
+  }}
+}}
+"""
+
 
 @contextmanager
 def nginx(files: Path, top: Path) -> Iterator[str]:
     """The address of a server that lists `files`; of its folder `silent` it lists nothing."""
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("needs nginx (package nginx-light)")
     port = free_port()
     top.mkdir(exist_ok=True)
     (top / "users").write_text("me:{PLAIN}word\n")
-    (top / "nginx.conf").write_text(NGINX.format(top=top, files=files, port=port))
+    with _nginx(NGINX.format(top=top, files=files, port=port), top, port) as address:
+        yield address
+
+
+@contextmanager
+def _nginx(text: str, top: Path, port: int) -> Iterator[str]:
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("needs nginx (package nginx-light)")
+    top.mkdir(exist_ok=True)
+    (top / "nginx.conf").write_text(text)
     with _running([program, "-e", f"{top}/error.log", "-c", f"{top}/nginx.conf"], port):
         yield f"http://127.0.0.1:{port}"
 
@@ -65,6 +96,30 @@ def s3() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
+def gs(top: Path, bucket: str) -> Iterator[tuple[str, str]]:
+    """Two addresses of a Google Cloud Storage server with a bucket: one where everybody may do everything, and one that
+    lets in who has the token `reader`, gives any token at /token/NAME, and is slow where it is called localhost."""
+    store, port = free_port(), free_port()
+    argv = [sys.executable, "-m", "gcp_storage_emulator", "start", "-H", "127.0.0.1", "--port", str(store), "-M", "-q"]
+    conf = GATE.format(top=top, port=port, store=store)
+    with _running([*argv, "--default-bucket", bucket], store), _nginx(conf, top, port) as gate:
+        yield f"http://127.0.0.1:{store}", gate
+
+
+@contextmanager
+def azure(account: str, key: str) -> Iterator[str]:
+    """The address of an Azure Blob server with one account."""
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("needs Azurite (npm install -g azurite)")
+    port, env = free_port(), {**os.environ, "AZURITE_ACCOUNTS": f"{account}:{key}"}
+    # The client's version of the protocol is newer than the server's.
+    argv = [program, "--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
+    with _running([*argv, "--silent"], port, env):
+        yield f"http://127.0.0.1:{port}/{account}"
+
+
 def requests_of(top: Path, after: int = 0, wanted: str = "", count: int = 0) -> list[str]:
     """What nginx was asked for so far, beyond the first `after`, with `wanted` in it: at least `count`, as it writes a
     request down when it has ended."""
@@ -77,8 +132,8 @@ def requests_of(top: Path, after: int = 0, wanted: str = "", count: int = 0) -> 
 
 
 @contextmanager
-def _running(argv: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _running(argv: list[str], port: int, env: Mapping[str, str] | None = None) -> Iterator[None]:
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

@@ -5,6 +5,7 @@ Names are what the server says: none may lead out of the folder that they are br
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ AT_ONCE = 8
 """Files asked for, or brought, at the same time."""
 VERSIONS = ("ETag", "etag", "md5Hash", "generation", "Last-Modified", "LastModified", "last_modified", "mtime")
 """What the protocols call that which changes with a file's content, the best first."""
+BY_ONE_SERVICE = ("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+"""Else gcsfs asks another of Google's services, for every file, in what kind of bucket it lies; that one knows neither
+anonymous readers nor servers that are not Google's. Zonal buckets need it: the environment may say so."""
 WILD = re.compile(r"[*?\[]")
 SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 """A line as sha256sum writes it."""
@@ -77,14 +81,10 @@ class Location:
 def location(path: str, glob: str, options: Mapping[str, Any]) -> Location:
     """The location of a `data.path` that is an address; wildcards in it stand for `glob`.
 
-    Raises UserError when the protocol's package is not installed.
+    Raises UserError when the protocol's package is not installed, or cannot make sense of the credentials it finds.
     """
-    name, (address, pattern) = protocol(path), _cut(path, glob)
-    package = PACKAGES[name]
-    needed(package, package, f"data.path: {masked(path)}", EXTRAS[package])
-    fsspec = needed("fsspec", "fsspec", f"data.path: {masked(path)}", "remote")
-    said = _merged(_limits(package), options)
-    return Location(address, pattern, fsspec.filesystem(name, skip_instance_cache=True, **said))
+    address, pattern = _cut(path, glob)
+    return Location(address, pattern, _system(path, options))
 
 
 def on_the_network(path: str, glob: str) -> Location:
@@ -192,7 +192,9 @@ def _known(where: Location, remote: Remote) -> Remote:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    return next((f"{name} {info[name]}" for name in VERSIONS if info.get(name)), "")
+    """Without an ETag's quotation marks, which some clients leave away in listings alone."""
+    name = next((name for name in VERSIONS if info.get(name)), "")
+    return f"{name} {info[name]}".replace('"', "") if name else ""
 
 
 def _safe(name: str, where: Location) -> str:
@@ -203,20 +205,36 @@ def _safe(name: str, where: Location) -> str:
     return name
 
 
-def _limits(package: str) -> dict[str, Any]:
-    """How long each protocol waits, in its own words."""
-    connect_s, silent_s = patience.CONNECT_S, patience.SILENT_S
-    if package == "aiohttp":
-        import aiohttp
+def _system(path: str, options: Mapping[str, Any]) -> Any:
+    """What speaks the protocol of an address, told who asks by the environment."""
+    name, where = protocol(path), f"data.path: {masked(path)}"
+    package = PACKAGES[name]
+    if package == "gcsfs":
+        os.environ.setdefault(*BY_ONE_SERVICE)
+    needed(package, package, where, EXTRAS[package])
+    fsspec = needed("fsspec", "fsspec", where, "remote")
+    try:
+        return fsspec.filesystem(name, skip_instance_cache=True, **_merged(_limits(package), options))
+    except Exception as e:  # before anybody is asked: of credentials that are missing, or malformed
+        do = "check the credentials in the environment where you launch, and staging.options"
+        raise UserError(f"{masked(path)} may not be read: {patience.reason(e)}", "data.path", do) from None
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=silent_s)
-        # Proxies are those that the environment names, as everywhere.
-        return {"client_kwargs": {"timeout": timeout, "trust_env": True}, "simple_links": False}
+
+def _limits(package: str) -> dict[str, Any]:
+    """How long each protocol waits, in its own words, and that no listing is kept: it would hide what has changed."""
+    connect_s, silent_s = patience.CONNECT_S, patience.SILENT_S
     if package == "s3fs":
-        return {"config_kwargs": {"connect_timeout": connect_s, "read_timeout": silent_s}}
+        waits = {"connect_timeout": connect_s, "read_timeout": silent_s}
+        return {"config_kwargs": waits, "use_listings_cache": False}
     if package == "adlfs":
-        return {"connection_timeout": connect_s, "read_timeout": silent_s}
-    return {"requests_timeout": silent_s}
+        return {"connection_timeout": connect_s, "read_timeout": silent_s, "use_listings_cache": False}
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=silent_s)
+    # Proxies are those that the environment names, as everywhere.
+    if package == "gcsfs":
+        return {"requests_timeout": timeout, "session_kwargs": {"trust_env": True}, "use_listings_cache": False}
+    return {"client_kwargs": {"timeout": timeout, "trust_env": True}, "simple_links": False}
 
 
 def _merged(ours: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
