@@ -123,6 +123,11 @@ def first_offset(cluster: Cluster, name: str) -> int:
     return ports_of([pool.ranks_per_node for pool in cluster.pools if pool.number < _named(cluster, name).number])
 
 
+def first_rank(cluster: Cluster, name: str) -> int:
+    """Of a pool."""
+    return sum(len(p.hosts) * p.ranks_per_node for p in cluster.pools if p.number < _named(cluster, name).number)
+
+
 def groups(cluster: Cluster) -> tuple[Group, ...]:
     """The tasks in the order of RANK, under the names that programs know.
 

@@ -18,6 +18,7 @@ from launchers.cluster import (
     Cluster,
     cluster_spec,
     first_offset,
+    first_rank,
     port_text,
     shell_lines,
     tf_config,
@@ -93,14 +94,16 @@ def meeting(cluster: Cluster) -> dict[str, str]:
 
 
 def lines_of_rank(cluster: Cluster, pool: str, prefix: str) -> list[str]:
-    """Lines of sh behind RANK_NAMES: what differs between the ranks of a pool, to be set under this prefix."""
-    begin = first_offset(cluster, pool)
+    """Lines of sh behind RANK_NAMES: what differs between the ranks of a pool, to be set under this prefix. Their ports
+    are by their place on their host, which on this machine all nodes of a pool share."""
+    begin, first = first_offset(cluster, pool), first_rank(cluster, pool)
+    each = next(one.ranks_per_node for one in cluster.pools if one.name == pool)
     lines = shell_lines(cluster, prefix)
     for i, name in enumerate(PROFILER_PORTS, 1):
         if cluster.port is None:
             value = shlex.quote(port_text(None, begin + i))
         else:
-            value = f'"$(({cluster.port + begin + i} + {PORTS_A_TASK} * LOCAL_RANK))"'
+            value = f'"$(({cluster.port + begin + i} + {PORTS_A_TASK} * ((RANK - {first}) % {each})))"'
         lines.append(f"export {prefix}{name}={value}")
     return lines
 

@@ -92,6 +92,24 @@ def step_of(
     )
 
 
+def told(plan: Plan, member: int, rank: int, params: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
+    """All that one rank of a first attempt finds in its environment, of several pools what its own is told: for people
+    who look at a plan. The rank is there."""
+    if len(plan.pools) < 2:
+        step = step_of(plan, member, 0, params)
+        return contract.of_rank(step.cluster, step.env, rank)
+    unit = next(unit for unit in units_of(plan) if unit.first_rank <= rank < unit.first_rank + unit.ranks)
+    step, pool = step_of(plan, member, 0, params, Start(None, unit)), plan.pools[unit.pool]
+    node, local = divmod(rank - pool.place.first_rank, pool.ranks_per_node)
+    return {
+        **contract.of_rank(step.cluster, step.env, rank),
+        "LOCAL_RANK": str(local),
+        "LOCAL_WORLD_SIZE": str(pool.ranks_per_node),
+        "NODE_RANK": str(pool.place.first_node + node),
+        "FAIRLEAD_REPLICA": str(node),
+    }
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """What is started, and where it writes."""

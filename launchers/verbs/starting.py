@@ -49,7 +49,7 @@ def plan(arguments: argparse.Namespace) -> int:
     from launchers.launch import checked, planned
     from launchers.plan import units_of
     from launchers.queue import slurm
-    from launchers.step import Start, step_of
+    from launchers.step import Start, step_of, told
 
     wanted = checked(request_of(arguments))
     for each in wanted.earlier:
@@ -73,7 +73,7 @@ def plan(arguments: argparse.Namespace) -> int:
         others=tuple((name, step_of(plan, member, 0, params, start)) for name, start in starts),
         member=member,
         rank=arguments.rank,
-        environment=contract.of_rank(step.cluster, step.env, arguments.rank),
+        environment=told(plan, member, arguments.rank, params),
         points=wanted.points,
         spec=to_document(wanted.specs[member]),
         finish=slurm.finish_script(plan, f"{plan.job}.finish") if plan.launcher == "slurm" else "",

@@ -127,3 +127,32 @@ def test_pools_of_an_images_own_entry_point_and_of_a_command_in_it(here: Cluster
 
     here.wait(run)
     assert [each["argv"] for each in told_in(run, PLACES)] == ["as chief", "as worker", "as worker"]
+
+
+FINDS = """
+import json, os, pathlib, time
+folder = pathlib.Path(os.environ["AIP_CHECKPOINT_DIR"])
+(folder / f"{os.environ['RANK']}.part").write_text(json.dumps(dict(os.environ)))
+(folder / f"{os.environ['RANK']}.part").rename(folder / f"told-{os.environ['RANK']}.json")
+while os.environ["RANK"] == "0" and len(list(folder.glob("told-*"))) < int(os.environ["WORLD_SIZE"]):
+    time.sleep(0.05)
+"""
+
+
+def test_plan_shows_each_replica_what_it_will_find_and_their_ports_differ(here: Cluster) -> None:
+    (here.work / "finds.py").write_text(FINDS)
+    workers = "{machine: {nodes: 2}, container: {env: {MINE: workers}}}"
+    words = ("job=script", "job.script=finds.py", f"pools=[{{}},{workers},{{machine: {{nodes: 1}}}}]", "name=told")
+
+    run = here.launch(*words)
+
+    here.wait(run)
+    found = [json.loads((run / f"members/0/checkpoints/told-{rank}.json").read_text()) for rank in range(4)]
+    for rank, seen in enumerate(found):
+        planned = json.loads(here.fairlead("plan", *here.first, *words, "--rank", str(rank), "--json").stdout)
+        said = {k: v.replace("told-planned", run.name) for k, v in planned["environment"].items() if "<" not in v}
+        assert {name: seen.get(name) for name in said} == said
+        pool = "workerpool1" if rank in (1, 2) else f"workerpool{rank and 2}"
+        assert (said["FAIRLEAD_POOL"], said.get("MINE")) == (pool, "workers" if rank in (1, 2) else None)
+    ports = [seen[name] for seen in found for name in ("AIP_TF_PROFILER_PORT", "AIP_HTTP_HANDLER_PORT")]
+    assert len(set(ports)) == 8
