@@ -104,7 +104,7 @@ def test_conf_file_says_only_what_the_schema_knows(path: Path) -> None:
     document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     group = path.parent.name
     if group == "experiment":
-        known = {*SECTIONS, "name", "seed", "defaults"}
+        known = {*SECTIONS, "pools", "name", "seed", "defaults"}
         assert set(document) <= known
         return
     document.pop("defaults", None)

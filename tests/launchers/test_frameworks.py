@@ -25,11 +25,13 @@ def log(run: Path, rank: int, attempt: int = 0) -> str:
 
 
 @pytest.mark.timeout(900)
-def test_tensorflow_installed_apart_trains_on_two_workers_that_meet_by_tf_config(here: Cluster) -> None:
-    """TensorFlow is in none of the environments of Fairlead: the launch installs it for this program alone."""
+def test_tensorflow_installed_apart_trains_on_workers_that_meet_and_with_a_parameter_server(here: Cluster) -> None:
+    """TensorFlow is in none of the environments of Fairlead: a launch installs it for this program alone, once."""
     try:
         run = here.launch("experiment=tensorflow_digits", "params.epochs=4")
         end = here.wait(run)
+        served = here.launch("experiment=tensorflow_servers", "params.epochs=4")
+        served_end = here.wait(served)
     finally:
         shutil.rmtree(here.work / "runs/.layers", ignore_errors=True)  # larger than all else that tests keep
 
@@ -44,6 +46,11 @@ def test_tensorflow_installed_apart_trains_on_two_workers_that_meet_by_tf_config
     assert (run / "members/0/model/model.keras").stat().st_size > 0
     installed = json.loads((run / "provenance.json").read_text())["installed"]["packages"]
     assert any(package.startswith("tensorflow_cpu==") for package in installed)
+    assert served_end["state"] == "SUCCEEDED", log(served, 0)
+    assert served_end["result"]["metrics"]["val/accuracy"] > 0.8
+    roles = ("worker 0", "worker 1", "ps 0")
+    assert [f"{role} serves" in log(served, rank) for rank, role in enumerate(roles, 1)] == [True] * 3
+    assert (served / "members/0/model/weights.npz").stat().st_size > 0
 
 
 def test_r_program_reports_and_leaves_a_model_and_a_grid_of_it_finds_the_best(here: Cluster) -> None:
