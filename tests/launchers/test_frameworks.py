@@ -107,8 +107,10 @@ trainer = lightning.Trainer(
 )
 trainer.fit(Line(), DataLoader(TensorDataset(x, 2 * x), batch_size=8))
 print(f"rank {trainer.global_rank} of {trainer.world_size}", flush=True)
+os._exit(0)
 """
 BY_ACCELERATE = """
+import os
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, TensorDataset
@@ -126,12 +128,17 @@ for epoch in range(5):
     accelerator.print(f"epoch={epoch + 1} loss={accelerator.gather(loss.detach()[None]).mean().item():.6f}")
 print(f"rank {accelerator.process_index} of {accelerator.num_processes}", flush=True)
 accelerator.end_training()
+os._exit(0)
 """
 
 
 @pytest.mark.timeout(900)
 def test_lightning_and_accelerate_installed_beside_torch_meet_on_two_ranks_and_report(here: Cluster) -> None:
-    """Lightning finds the ranks that are there; Accelerate is started by torchrun, which is its own way."""
+    """Lightning finds the ranks that are there; Accelerate is started by torchrun, which is its own way.
+
+    Both end without the interpreter's shutdown, in which torch's gloo aborts a rank that is done now and then
+    (trainer/leave.py): seen here once with Accelerate, `terminate called without an active exception`.
+    """
     (here.work / "mine/loops").mkdir(parents=True)
     (here.work / "mine/pyproject.toml").write_text(LOOPS)
     for name, text in (("__init__", ""), ("by_lightning", BY_LIGHTNING), ("by_accelerate", BY_ACCELERATE)):
