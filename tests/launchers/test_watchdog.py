@@ -1,26 +1,20 @@
-"""Attempts that hang: found by their heartbeats or their silence, ended, named with their stacks, and started again."""
+"""Attempts of our trainer that hang: found by their heartbeats, ended, named with their stacks, and started again."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from conf.document import to_document
-from conf.job_schema import Hang, Metrics, Restarts
-from launchers.host import outside, watchdog
-from launchers.host.watchdog import Silence, Watchdog
-from launchers.plan import Plan, plans_document
-from launchers.run_folder.record import Attempt, Run, append_line, make_private, read_json, write_json
-from tests.plans import plan_of_run, pool_plan
-from tests.trainer.ranks import PROJECT, ROOT, make_spec, own
+from conf.job_schema import Hang, Restarts
+from launchers.host import watchdog
+from launchers.host.watchdog import Watchdog
+from launchers.run_folder.record import Attempt, Run, make_private, read_json
+from tests.launchers.attempted import AT_ONCE, Make, Start, ended, made, outcomes, plan_of
+from tests.trainer.ranks import make_spec, own
 from trainer.insight.heartbeat import Beat
 
 QUICK = Hang(step_s=3.0)
@@ -51,7 +45,6 @@ for number in range(1, 30):
     step(number)
 """
 )
-AT_ONCE = "import launchers.host.policy as p; p.PAUSES_S = (0.0,)"
 HANGS = """
     if number == 9 and rank == 1:
         (folder / "hangs").touch()
@@ -65,45 +58,11 @@ def limit(beat, limits):
 b.limit = limit
 """
 """A machine that is busy stops ranks for seconds, too: none is called silent before one has said that it hangs."""
-Make = Callable[..., Run]
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-def plan_of(run: Run, program: tuple[str, ...], ranks: int = 1, **more: Any) -> Plan:
-    env = {"PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return plan_of_run(run, pool_plan(program, ranks_per_node=ranks, env=env), **{"notice_s": 1, **more})
 
 
 @pytest.fixture
 def make_run(workdir: Path) -> Make:
-    """A frozen run of a program, or of our trainer on a model of the user's own."""
-
-    def make(*program: str, ranks: int = 1, spec: Any = None, **more: Any) -> Run:
-        run = Run(workdir / "runs" / "d-1")
-        run.path.mkdir(parents=True)
-        write_json(run.plan, plans_document([plan_of(run, program, ranks, **more)]))
-        write_json(run.spec, to_document(spec) if spec else {"name": "d"})
-        append_line(run.members_file, {"index": 0, "point": {}, "sections": {}})
-        return run
-
-    return make
-
-
-def ended(process: subprocess.Popen[str], timeout_s: float = 90) -> int:
-    said, _ = process.communicate(timeout=timeout_s)
-    assert "Traceback" not in said, said
-    return process.returncode
-
-
-def outcomes(run: Run) -> list[dict[str, Any]]:
-    return [read_json(attempt.outcome) for attempt in run.member(0).attempts()]
-
-
-def until(what: Callable[[], Any], timeout_s: float = 90) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
+    return partial(made, workdir)
 
 
 # --- ranks that beat ----------------------------------------------------------------------------------
@@ -282,167 +241,3 @@ def test_trainer_stuck_in_every_way_comes_to_its_end_on_the_same_nodes(make_run:
     assert "T (stopped)" in (attempts[1] / "stacks-1.txt").read_text()
     assert " in barrier" in (attempts[2] / "stacks-0.txt").read_text()
     assert read_json(attempts[-1] / "result.json")["steps"] == 24
-
-
-# --- programs that are not ours -----------------------------------------------------------------------
-
-
-QUIET = {"notice": "SIGTERM", "silent_min": 0.1, "metrics": Metrics(kind="jsonl")}
-SAYING = "import json, os, signal, sys, time\nreports = open(os.environ['FAIRLEAD_REPORTS'], 'a', buffering=1)\n"
-
-
-@pytest.mark.parametrize(
-    "before",
-    ["", "print('begun')", "reports.write('{\"loss\": 1}\\n')"],
-    ids=["from its start", "after output", "after a report"],
-)
-def test_watchdog_program_that_says_nothing_more_is_ended(make_run: Make, start: Start, before: str) -> None:
-    deaf = ("env", "--ignore-signal=TERM")  # from its very start
-    run = make_run(*deaf, sys.executable, "-Sc", f"{SAYING}{before}\ntime.sleep(600)", **QUIET)
-
-    assert ended(start(run)) == 1
-
-    (found,) = outcomes(run)
-    assert (found["state"], found["cause"], found["exit_code"]) == ("FAILED", "hang", -signal.SIGKILL)
-    assert found["message"] == "it printed and reported nothing for 0.1 minutes"
-    assert found["hung_since"] < found["ended"]
-
-
-@pytest.mark.parametrize("says", ["print(step)", "reports.write('{\"speed\": 1}\\n')"], ids=["prints", "reports"])
-def test_watchdog_program_that_prints_or_reports_is_alive(make_run: Make, start: Start, says: str) -> None:
-    """Twice as long as it may be silent."""
-    run = make_run(sys.executable, "-Sc", f"{SAYING}for step in range(120): {says}; time.sleep(0.1)", **QUIET)
-
-    assert ended(start(run)) == 0
-
-
-def test_watchdog_program_that_hung_may_save_and_is_started_again(make_run: Make, start: Start) -> None:
-    code = f"""{SAYING}
-kept = os.environ["AIP_CHECKPOINT_DIR"] + "state"
-def save(*_):
-    open(kept, "w").close(); os._exit(75)
-signal.signal(signal.SIGTERM, save)
-time.sleep(0 if os.path.exists(kept) else 600)
-"""
-    run = make_run(sys.executable, "-Sc", code, **QUIET, restarts=Restarts(hang=1))
-
-    assert ended(start(run)) == 0
-
-    assert [(o["state"], o["cause"]) for o in outcomes(run)] == [("RESTARTED", "hang"), ("SUCCEEDED", "succeeded")]
-
-
-LOCKED = """
-import subprocess, sys, threading
-child = subprocess.Popen([sys.executable, "-c", "import ctypes; ctypes.CDLL(None).pause()"])
-lock = threading.Lock()
-def take():
-    with lock:
-        return
-with lock:
-    thread = threading.Thread(target=take, name="second")
-    thread.start()
-    thread.join()
-"""
-
-
-def test_watchdog_command_that_is_silent_leaves_the_stacks_of_all_its_processes(make_run: Make, start: Start) -> None:
-    script = f"{sys.executable} -c '{LOCKED}'; true"
-    run = make_run("sh", "-c", script, **QUIET)
-
-    assert ended(start(run)) == 1
-
-    seen = (run.path / "members/0/attempt-0/stacks-0.txt").read_text()
-    assert seen.count("\nprocess ") == 3 and seen.rindex("(sh)") > seen.rindex("in take")
-    assert all(word in seen for word in (" in take", " in join", " [second] "))
-    assert [o["cause"] for o in outcomes(run)] == ["hang"]
-
-
-def test_look_from_outside_at_who_is_not_here_writes_nothing(workdir: Path) -> None:
-    outside.look(workdir, [0, 1])
-
-    assert not list(workdir.iterdir())
-
-
-def test_watchdog_program_without_a_limit_may_be_silent(make_run: Make, start: Start) -> None:
-    run = make_run(sys.executable, "-Sc", "import time; time.sleep(3)", **{**QUIET, "silent_min": None})
-
-    assert ended(start(run)) == 0
-
-
-def test_silence_that_nobody_could_hear_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Storage that does not answer, at first with errors and then not at all."""
-    clock = [0.0]
-    monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
-    silence, heard = Silence(), []
-    for pause_s, can_hear in [(0.0, True), (1.0, True), (600.0, False), (600.0, True), (1.0, True), (600.0, True)]:
-        clock[0] += pause_s
-        if can_hear:
-            heard.append(silence.look("the same"))
-        else:
-            silence.miss()
-
-    assert heard == [0.0, 1.0, 1.0, 2.0, 2.0 + watchdog.LOOK_S]
-    assert silence.look("another") == 0.0
-
-
-def test_watchdog_that_has_nothing_to_watch_does_nothing(workdir: Path) -> None:
-    run = Run(workdir / "d-1")
-    make_private(run.member(0).path / "attempt-0")
-    watching = Watchdog(plan_of(run, ("true",)), Attempt(run.member(0).path / "attempt-0"), print, print)
-
-    watching.start()
-
-    assert (watching.wanted, watching.finish()) == (False, None)
-
-
-# --- restarts -----------------------------------------------------------------------------------------
-
-
-CRASHING = """
-import os, signal, sys
-kept, attempt = os.environ["AIP_CHECKPOINT_DIR"], int(os.environ["FAIRLEAD_ATTEMPT"])
-if attempt in SAVING:
-    os.mkdir(kept + f"step-{attempt}")
-os.makedirs(kept + f"step-9.tmp.attempt-{attempt}")
-if attempt < 6:
-    os.kill(os.getpid(), signal.SIGSEGV)
-"""
-
-
-@pytest.mark.parametrize(
-    ("saving", "states"),
-    [
-        ((), ["RESTARTED", "RESTARTED", "FAILED"]),
-        ((1,), ["RESTARTED"] * 3 + ["FAILED"]),
-        ((1, 3, 5), ["RESTARTED"] * 6 + ["SUCCEEDED"]),
-    ],
-    ids=["never further", "once further", "further and further"],
-)
-def test_restarts_end_when_nothing_new_was_saved(
-    make_run: Make, start: Start, saving: tuple[int, ...], states: list[str]
-) -> None:
-    program = (sys.executable, "-Sc", CRASHING.replace("SAVING", repr(saving)))
-    run = make_run(*program, restarts=Restarts(crash=2))
-
-    ended(start(run, patch=AT_ONCE))
-
-    assert [o["state"] for o in outcomes(run)] == states
-
-
-def test_restarts_not_after_what_the_program_itself_raised(make_run: Make, start: Start) -> None:
-    run = make_run(sys.executable, "-Sc", "raise SystemExit(3)", restarts=Restarts(crash=2, hang=2))
-
-    assert ended(start(run, patch=AT_ONCE)) == 1
-
-    assert [(o["state"], o["cause"]) for o in outcomes(run)] == [("FAILED", "user_error")]
-
-
-def test_restart_that_waits_is_given_up_when_the_user_cancels(make_run: Make, start: Start) -> None:
-    run = make_run(sys.executable, "-Sc", CRASHING.replace("SAVING", "()"), restarts=Restarts(crash=2))
-    process = start(run, patch="import launchers.host.policy as p; p.PAUSES_S = (600.0,)")
-    until(lambda: run.member(0).attempts() and run.member(0).attempts()[0].outcome.exists())
-
-    write_json(run.cancelled, {})
-
-    assert ended(process) == 1
-    assert [o["state"] for o in outcomes(run)] == ["RESTARTED", "CANCELLED"]
