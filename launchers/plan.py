@@ -155,3 +155,9 @@ def units_of(plan: Plan) -> tuple[Unit, ...]:
     for i, pool in enumerate(plan.pools):
         found += units(i, pool.name, pool.place, pool.size, alone=i > 0 and plan.worker_restarts > 0)
     return tuple(found)
+
+
+def unit_of(plan: Plan, rank: int) -> Unit | None:
+    """The unit that a rank is part of, where there are several pools."""
+    several = units_of(plan) if len(plan.pools) > 1 else ()
+    return next((unit for unit in reversed(several) if unit.first_rank <= rank), None)

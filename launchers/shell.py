@@ -25,7 +25,7 @@ from launchers.errors import Problem, SiteError, SpecError
 from launchers.host.element import SHELL_STEP
 from launchers.jobs.status import status_of
 from launchers.layout import Unit
-from launchers.plan import Plan, PoolPlan, plans_from, units_of
+from launchers.plan import Plan, PoolPlan, plans_from, unit_of
 from launchers.queue.slurm import client_environment
 from launchers.run_folder.record import Attempt, Run, make_private, read_json, rows_of, write_text
 from launchers.step import Start, step_of
@@ -53,8 +53,7 @@ class Beside:
     @property
     def unit(self) -> Unit | None:
         """The rank's, where there are several pools."""
-        several = units_of(self.plan) if len(self.plan.pools) > 1 else ()
-        return next((unit for unit in reversed(several) if unit.first_rank <= self.rank), None)
+        return unit_of(self.plan, self.rank)
 
     @property
     def pool(self) -> PoolPlan:

@@ -17,7 +17,7 @@ from launchers.apptainer import container
 from launchers.cluster import NOBODY, Cluster, Located, PoolHosts, cluster, unknown_hosts
 from launchers.config.parameters import arguments, overrides, variables
 from launchers.layout import Unit
-from launchers.plan import Plan, PoolPlan, units_of
+from launchers.plan import Plan, PoolPlan, unit_of, units_of
 from launchers.rank_script import Rank, begin_event, rank_script
 from launchers.run_folder import client_store
 
@@ -95,14 +95,15 @@ def step_of(
 def told(plan: Plan, member: int, rank: int, params: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
     """All that one rank of a first attempt finds in its environment, of several pools what its own is told: for people
     who look at a plan. The rank is there."""
-    if len(plan.pools) < 2:
-        step = step_of(plan, member, 0, params)
-        return contract.of_rank(step.cluster, step.env, rank)
-    unit = next(unit for unit in units_of(plan) if unit.first_rank <= rank < unit.first_rank + unit.ranks)
-    step, pool = step_of(plan, member, 0, params, Start(None, unit)), plan.pools[unit.pool]
+    unit = unit_of(plan, rank)
+    step = step_of(plan, member, 0, params, Start(None, unit))
+    found = contract.of_rank(step.cluster, step.env, rank)
+    if unit is None:
+        return found
+    pool = plan.pools[unit.pool]
     node, local = divmod(rank - pool.place.first_rank, pool.ranks_per_node)
     return {
-        **contract.of_rank(step.cluster, step.env, rank),
+        **found,
         "LOCAL_RANK": str(local),
         "LOCAL_WORLD_SIZE": str(pool.ranks_per_node),
         "NODE_RANK": str(pool.place.first_node + node),

@@ -20,15 +20,15 @@ def needed(module: str, package: str, where: str, extra: str = "train") -> Any:
         raise _missing(package, where, extra) from None
 
 
-def folder_of(module: str, package: str, where: str, extra: str = "train") -> Path:
+def folder_of(module: str, package: str, where: str) -> Path:
     """Where a package lies, which is not imported. Raises UserError like `needed`."""
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
-        raise _missing(package, where, extra)
+        raise _missing(package, where)
     return Path(found.origin).parent
 
 
-def _missing(package: str, where: str, extra: str) -> UserError:
+def _missing(package: str, where: str, extra: str = "train") -> UserError:
     what = f"{where} needs the Python package {package}, which is not installed where the trainer runs"
     ours = f"without a container: pip install 'fairlead[{extra}]'"
     do = f"{ours}; in one: add it to the image's lock file and rebuild it"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +64,9 @@ class Replay:
 
 def _states(root: Path) -> Iterator[tuple[Path, int]]:
     """All files that are there, whatever comes and goes meanwhile."""
-    for place, _, names in os.walk(root):
-        for path in (Path(place, name) for name in names):
-            with contextlib.suppress(FileNotFoundError):
-                if path.is_file() and not path.is_symlink():
-                    yield path, _state(path, root)
+    for path in client_store.files(root):
+        with contextlib.suppress(FileNotFoundError):
+            yield path, _state(path, root)
 
 
 def _state(path: Path, root: Path) -> int:

@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from conf.masking import MASK, spellings
@@ -76,7 +76,7 @@ class ClientMasking:
                 return
             until = clock_of(self._attempt.path) - settled_s
             for store in self._stores():
-                for path in _files(store):
+                for path in client_store.files(store):
                     with contextlib.suppress(FileNotFoundError):  # the program took it away meanwhile
                         self._file(path, store, until if settled_s else float("inf"))
             if not settled_s:
@@ -169,11 +169,6 @@ class ClientMasking:
         if text not in self._said:
             self._said.add(text)
             print(f"fairlead: member={self._member.index} attempt={self._attempt.number} {text}", flush=True)
-
-
-def _files(store: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(store):
-        yield from (path for name in names if (path := Path(place, name)).is_file() and not path.is_symlink())
 
 
 def _depth(parts: tuple[str, ...]) -> int:

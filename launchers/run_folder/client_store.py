@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,12 @@ def make(member: Member, job: str, experiment: str) -> None:
         make_private(folder / name)
     _write(folder.parent, _experiment(folder.parent, experiment, now))
     _write(folder, _run(folder, now))
+
+
+def files(store: Path) -> Iterator[Path]:
+    """All that are there, whatever comes and goes meanwhile; no link, which may lead anywhere."""
+    for place, _, names in os.walk(store):
+        yield from (path for name in names if (path := Path(place, name)).is_file() and not path.is_symlink())
 
 
 def is_metric(path: Path, store: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -37,3 +39,14 @@ def start(root: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.wait()
         if process.stdout:
             process.stdout.close()
+
+
+@pytest.fixture
+def as_a_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """MLflow's client in this process may write into the folder of a run, as that of a program may. Where artifacts of
+    a run lie it remembers by the run's id, which another test's has as well."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -6,8 +6,6 @@ The client is the real one.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,7 @@ from tests.launchers.tracked import T0_MS, history
 SECRET = "canary/of a: line"
 
 
-@pytest.fixture(autouse=True)
-def _as_a_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_program")
 
 
 @pytest.fixture

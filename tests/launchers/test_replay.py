@@ -6,8 +6,6 @@ The client is the real one, the store a real database.
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +30,7 @@ from tests.launchers.tracked import T0_MS, end, history
 POINTS: list[dict[str, Any]] = [{"model.width": 1}, {"model.width": 2}]
 
 
-@pytest.fixture(autouse=True)
-def _as_a_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_program")
 
 
 def begun(folder: Path, points: Any = ({},), **tracking: Any) -> Run:

@@ -181,6 +181,12 @@ def test_workers_read_farther_ahead_where_the_loop_waits_and_every_batch_comes_o
     assert [b.inputs.tolist() for b in batches] == [b.inputs.tolist() for b in whole]
 
 
+def ended(script: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A Python program in a process of its own."""
+    told = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run([sys.executable, "-c", script], env=told, capture_output=True, text=True, timeout=100)
+
+
 @pytest.mark.parametrize("notice", ["SIGTERM", "SIGUSR2"])
 def test_notice_to_workers_that_are_just_starting_ends_none(notice: str) -> None:
     """Slurm sends it to each process of a step, and torch does things of its own before our first word there."""
@@ -203,13 +209,7 @@ print([batch.inputs.sum().item() for batch in feed.batches((0, np.arange(4 * i, 
 print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 """
 
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = ended(script)
 
     assert done.stdout == "[6.0, 22.0, 38.0]\nset()\n", done.stderr
 
@@ -219,8 +219,7 @@ def test_workers_hand_batches_over_where_the_temporary_folder_has_a_long_name(
 ) -> None:
     long = tmp_path / ("long" * 30)
     long.mkdir()
-    script = f"""
-import sys; sys.path.insert(0, {str(ROOT)!r})
+    script = """
 import numpy as np, torch
 from trainer.data.feed import Feed
 from trainer.sources import TensorSamples
@@ -228,12 +227,6 @@ feed = Feed(TensorSamples(torch.arange(40.0), torch.arange(40)), torch.device("c
 print([batch.inputs.sum().item() for batch in feed.batches((0, np.arange(4 * i, 4 * i + 4)) for i in range(3))])
 """
 
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "TMPDIR": str(long)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = ended(script, TMPDIR=str(long))
 
     assert done.stdout == "[6.0, 22.0, 38.0]\n", done.stderr
