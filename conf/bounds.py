@@ -52,6 +52,10 @@ Text = Annotated[str, Bound(pattern=r"^[^\x00]*$", words="text without null byte
 """What can stand in an environment variable."""
 Word = Annotated[str, Bound(pattern=r"^[^\x00-\x1f\x7f]+$", words="text on one line, without control characters")]
 """What can stand in a line of a batch script: no line breaks."""
+NodePath = Annotated[
+    str,
+    Bound(pattern=r"^/[^\x00-\x1f\x7f,:]*$", words="an absolute path without commas, colons and control characters"),
+]
 RunName = Annotated[
     str,
     Bound(

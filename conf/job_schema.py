@@ -98,8 +98,8 @@ class Job:
     """What is run: the built-in trainer; or a program of yours: any argument list, a Python file, a Python module."""
     command: tuple[Text, ...] = ()
     """The program and its arguments, for kind command; in a container, none is the image's own entry point. The first
-    word is looked up inside the container, or on the host's PATH; it starts in the snapshot of the project, which a
-    container sees read-only."""
+    word is looked up inside the container, or on the host's PATH. It starts in the member's own copy of the project's
+    snapshot (members/<k>/project), where it may write; what it wrote stays there, and its next attempt finds it."""
     script: Word | None = None
     """A Python file of the project, relative to where you launch, for kind script; or of ours, as pkg://conf/...py. It
     starts as a command does."""
@@ -109,7 +109,7 @@ class Job:
     source: Word | None = None
     """A folder with a pyproject.toml or setup.py, a wheel or a source distribution, installed at launch beside what the
     image (or the host's Python) has, once for each content; or one of ours: pkg://conf/... Its program starts in the
-    member's folder. None runs a module of the project's snapshot, and starts there."""
+    member's folder. None runs a module of the project, and starts as a command does."""
     wheelhouse: Word | None = None
     """A folder of wheels that `source`, what it needs and what it is built with are installed from, and from nowhere
     else. None asks the package index that your pip asks."""
@@ -128,7 +128,8 @@ class Job:
     """Seconds before the time limit at which the program is told to save and leave, our trainer by SIGUSR2, any other
     by SIGTERM; a pruned one has as long."""
     max_requeues: NotNegative = 10
-    """How often a member goes back to the queue after preemption, a time limit or a lost node."""
+    """How often in a row a member goes back to the queue after preemption, a time limit or a lost node; a new
+    checkpoint begins the count anew, as `retry` does."""
     restarts: Restarts = Restarts()
     hang: Hang | None = None
     """For our trainer; None watches nobody."""

@@ -17,6 +17,7 @@ PACKAGES = {
     "gs": "gcsfs",
     "az": "adlfs",
     "abfs": "adlfs",
+    "abfss": "adlfs",
 }
 """Protocol -> the Python package with which fsspec speaks it."""
 EXTRAS = {"aiohttp": "remote", "s3fs": "s3", "gcsfs": "gs", "adlfs": "az"}
@@ -75,8 +76,9 @@ def masked(text: str) -> str:
 
 def has_secrets(path: str) -> bool:
     """Whether an address has a user's name or password in it, or is signed: that must not be written into a run."""
-    place = path.partition("://")[2].partition("/")[0]
-    return bool(protocol(path)) and ("@" in place or _SECRET_QUERY.search(path) is not None)
+    name, _, rest = path.partition("://")
+    place = rest.partition("/")[0]
+    return bool(protocol(path)) and (_masked_place(name, place) != place or _SECRET_QUERY.search(path) is not None)
 
 
 def secret_options(options: Mapping[str, Any], above: str = "") -> Iterator[str]:
@@ -91,7 +93,13 @@ def secret_options(options: Mapping[str, Any], above: str = "") -> Iterator[str]
 def _masked(address: str) -> str:
     name, _, rest = address.partition("://")
     place, slash, path = rest.partition("/")
-    place = re.sub(r"^.*@", "***@", place)
+    place = _masked_place(name, place)
     path, question, _ = path.partition("?")
     place, asked, _ = place.partition("?")
     return f"{name}://{place}{'?***' if asked else ''}{slash}{path}{'?***' if question else ''}"
+
+
+def _masked_place(name: str, place: str) -> str:
+    """The part before the path, without who asks. In abfs://container@account that is a container: it stays."""
+    who = place.rpartition("@")[0]
+    return place if PACKAGES.get(name.lower()) == "adlfs" and ":" not in who else re.sub(r"^.*@", "***@", place)

@@ -45,7 +45,8 @@ class Machine:
     """Processes per node; None is one per accelerator, or one where there is none."""
     cpus_per_rank: Count = 1
     mem_gb: Positive
-    """Memory per node, in GB as Slurm counts them. On this machine (launcher=local) nothing holds a program to it."""
+    """Memory per node, in GB as Slurm counts them. On this machine (launcher=local) we look every second, and end ranks
+    that take more together (memory they share counts once; what only lies in files of /dev/shm is not seen)."""
     max_cpus: Count
     """Cores one node has: the catalogue's number, checked against, never asked for."""
     max_accelerators: NotNegative = 0
@@ -53,8 +54,8 @@ class Machine:
     disk: Disk = Disk()
     time_limit_min: Count = 7 * 24 * 60
     """Of a job's allocation; a week where nothing is said, as on Vertex. Where a partition allows less, `launch` says
-    so. Before it ends a program is told to save (job.notice_s), and one that has goes on from the queue. On this
-    machine (launcher=local), where nobody waits for the cores, nothing ends a job."""
+    so. Before it ends a program is told to save (job.notice_s), and one that has goes on from the queue; on this
+    machine (launcher=local) and in a held allocation just so, its time counted from a member's first attempt."""
     constraint: Word | None = None
     """Slurm feature expression the nodes must have."""
     account: Word | None = None
@@ -117,7 +118,7 @@ class Container:
     registry. What ran is filled in at launch, and verified on every node."""
     workdir: Word | None = None
     """Folder in which the image's own entry point starts (job=command, job.command=[]); None is what the image says,
-    where it was pulled from a registry, else the project."""
+    where it was pulled from a registry, else the member's copy of the project."""
     source: Text | None = None
     """Filled in at launch: the reference by digest that the image was pulled by."""
     architecture: Literal["amd64", "arm64", "ppc64le"] | None = None
@@ -131,6 +132,11 @@ class Container:
     """Accelerator kinds the image's libraries can drive."""
     python: Word = "python3"
     """Interpreter inside the image."""
+    writable: bool | None = None
+    """Whether the program may write anywhere in its image: each rank into a layer of its own on the node's disk, which
+    is removed after the attempt (Apptainer's --overlay: through FUSE, slowly, where the node's kernel lets users mount
+    none). None is: where the image's own entry point runs, in the image's own folder. Every program may write where it
+    starts in the project, in its home, in /tmp and in its folders of the run."""
     binds: tuple[Bind, ...] = ()
     env: Mapping[VariableName, Text] = dataclasses.field(default_factory=dict)
     """Environment the program gets besides the contract's own."""

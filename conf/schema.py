@@ -17,6 +17,7 @@ from conf.bounds import (
     Alias,
     Count,
     ModelName,
+    NodePath,
     NotNegative,
     OptionName,
     Positive,
@@ -153,6 +154,9 @@ class Site:
     """Shell lines at the top of the batch script, such as `module load`. Written by the site, run as they are."""
     env: Mapping[VariableName, Text] = dataclasses.field(default_factory=dict)
     """Environment of every rank: fabric and NCCL or gloo settings."""
+    binds: tuple[NodePath, ...] = ()
+    """Paths that every container sees, read-only and at the same place, on nodes that have them: libraries of the
+    fabric and its devices (/dev/infiniband), without which NCCL goes by TCP."""
     default_partition: Word | None = None
     default_account: Word | None = None
     scratch_dir: Word = "/tmp"

@@ -72,7 +72,6 @@ def names(run_dir: Path, job: str, member: int, attempt: int) -> dict[str, str]:
         "AIP_CHECKPOINT_DIR": f"{folder / 'checkpoints'}/",
         "AIP_TENSORBOARD_LOG_DIR": f"{folder / 'logs'}/",
         "CLOUD_ML_JOB_ID": job,
-        "CLOUD_ML_TRIAL_ID": str(member),
         **{name: str(now / file) for name, file in REPORT_FILES.items()},
         "FAIRLEAD_HOSTFILE": str(now / HOSTFILE),
     }

@@ -60,8 +60,8 @@ class Launch:
     """Of a search: what it begins with."""
     images: tuple[tuple[BuiltImage | None, ...], ...] = ()
     """Of each shape one for each pool; none yet while it is only planned."""
-    installed: tuple[Installed | None, ...] = ()
-    """One for each shape, likewise: what its source became."""
+    installed: tuple[tuple[Installed | None, ...], ...] = ()
+    """Likewise: what its source became."""
     max_array: int = MAX_ARRAY_SIZE
 
     @functools.cached_property
@@ -100,7 +100,7 @@ def new_job_id(name: str) -> str:
 def plans_for(launch: Launch, run: Run) -> tuple[Plan, ...]:
     """The plans of a launch in a run folder that need not exist: one for each shape."""
     shapes = _shapes_with_images(launch) if launch.images else launch.shapes
-    installed = launch.installed or (None,) * len(launch.shapes)
+    installed = launch.installed or ((),) * len(launch.shapes)
     below = (
         snapshot.below(launch.cwd) if any(schema.chiefs_job(spec).kind != "trainer" for spec in launch.shapes) else ""
     )
@@ -116,11 +116,11 @@ def plans_for(launch: Launch, run: Run) -> tuple[Plan, ...]:
                 max_array=launch.max_array,
                 user=os.getuid(),
                 below=below,
-                installed=program,
+                installed=programs,
                 kept=str(kept.file_of(run.id)),
             ),
         )
-        for i, (spec, program) in enumerate(zip(shapes, installed, strict=True))
+        for i, (spec, programs) in enumerate(zip(shapes, installed, strict=True))
     )
 
 
@@ -212,8 +212,8 @@ def _write(aside: Run, launch: Launch, plans: Sequence[Plan]) -> None:
     origin["data"] = fingerprint_of(launch.specs[0].data)
     origin["slurm"] = provenance.slurm_version() if plan.launcher == "slurm" else None
     boxes = [p.pools[0].container for p in plans]
-    programs = [p.pools[0].installed for p in plans]
-    origin["installed"] = to_document(programs[0])
+    installed = dict.fromkeys(pool.installed for pool in plan.pools if pool.installed)
+    origin["installed"] = [to_document(each) for each in installed]
     source = launch.specs[0].pools[0].container.source
     origin["image"] = {"path": boxes[0].image, "digest": boxes[0].digest, "source": source} if boxes[0] else None
     write_json(aside.spec, document)

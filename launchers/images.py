@@ -26,12 +26,14 @@ Say = Callable[[str], None]
 def act(action: str, name: str | None, request: Request, say: Say) -> Rows:
     """What there is after the action, a row for each image; none where a list is empty.
 
-    A `name` with = in it is an override that was typed in its place.
+    A `name` with = in it is an override that was typed before it, or without one.
     Raises SpecError when `name` is no container option, no recipe (list) or has no image, SiteError when
     building, pulling or verifying fails.
     """
     if name is not None and "=" in name:
-        request, name = dataclasses.replace(request, overrides=(name, *request.overrides)), None
+        words = (name, *request.overrides)
+        name = next((word for word in words if "=" not in word and not word.startswith("~")), None)
+        request = dataclasses.replace(request, overrides=tuple(word for word in words if word != name))
     if action == "list":
         return _listed(name, request)
     if name is None:

@@ -1,8 +1,9 @@
 """Where the pools of a job get their nodes, and which step of Slurm's each of their replicas is part of. Pure.
 
-Pools that ask for the same of each node share one allocation: their steps lie behind each other in it. Others are
-the components of a heterogeneous job. A unit is what is started, and if need be started again, as one step: a
-whole pool, or one of its replicas where a worker that fails is started again by itself.
+Pools that ask for the same of each node share one allocation, as all do in one that is held: their steps lie behind
+each other in it, or in the part that their member has been given. Others are the components of a heterogeneous job.
+A unit is what is started, and if need be started again, as one step: a whole pool, or one of its replicas where a
+worker that fails is started again by itself.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Unit:
     """Counted over all pools."""
     nodes: int
     relative: int
-    """Counted in its allocation, or its component."""
+    """Counted in its allocation, in its component, or in its member's part of a held one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The verb `notebook`: JupyterLab as a job of ours, and how to reach it.
 
-It is a command like any other: run folder, status, cancel and time limit are those of every job. What starts the server
-is host/jupyter.py. The folder that the command was given in is what the notebook sees, and may write.
+It is a job like any other, of a source of ours (programs/notebook), so that JupyterLab is installed once beside an
+image that lacks it: run folder, status, cancel and time limit are those of every job. The folder that the command was
+given in is what the notebook sees, and may write.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import dataclasses
 import getpass
 import shlex
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,11 +24,9 @@ from launchers.launch import Request, checked, submit
 from launchers.run_folder.record import Run, read_json
 
 OURS = (
-    "job=command", "job.command=[jupyterlab]", "job.parameters=none", "job.metrics.kind=none", "job.max_requeues=0",
-    "tracking=none", "name=notebook",
+    "job=module", "job.source=pkg://launchers/programs/notebook", "job.module=fairlead_notebook", "job.parameters=none",
+    "job.metrics.kind=none", "job.max_requeues=0", "tracking=none", "name=notebook",
 )  # fmt: skip
-START = 'exec "$0" "${FAIRLEAD_MEMBER_DIR%/members/*}/code/fairlead/launchers/host/jupyter.py" "$@"'
-"""The run folder is known only when there is one; the shell expands the variable and parses nothing else."""
 POLL_S = 0.3
 ASK_EVERY_S = 3.0
 START_S = 300.0
@@ -87,13 +85,11 @@ def text(found: Mapping[str, Any]) -> list[str]:
 def _with_server(spec: schema.Spec, folder: Path) -> schema.Spec:
     """The spec whose program is the server, and whose container sees the folder."""
     chief = spec.pools[0]
-    boxed = chief.container.runtime != "none"
-    python = chief.container.python if boxed else spec.site.python or sys.executable
     reach = "loopback" if spec.launcher.kind == "local" else "node"
-    job = dataclasses.replace(spec.job, command=("sh", "-c", START, python, reach, str(folder)))
+    job = dataclasses.replace(spec.job, arguments=(reach, str(folder)))
     machine = dataclasses.replace(chief.machine, ranks_per_node=1)
     box = chief.container
-    if boxed:
+    if box.runtime != "none":
         box = dataclasses.replace(box, binds=(*box.binds, machine_schema.Bind(source=str(folder), writable=True)))
     pool = dataclasses.replace(chief, container=box, machine=machine)
     return dataclasses.replace(spec, job=job, pools=(pool,))
@@ -118,6 +114,6 @@ def _place(run: Run) -> dict[str, Any] | None:
         "url": direct,
         "tunnel": shlex.join(tunnel),
         "token_file": str(folder / "place.json"),
-        "folder": spec["job"]["command"][-1],
+        "folder": spec["job"]["arguments"][-1],
         "time_limit_min": spec["pools"][0]["machine"]["time_limit_min"],
     }

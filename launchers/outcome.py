@@ -52,10 +52,14 @@ CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal
 DEATHS = {signal.strsignal(number) or "": int(number) for number in CRASHES}
 """srun's words for a task that a signal killed; of the other signals it may be the sender."""
 FIRST_TASK = re.compile(rf"srun: error: (\S+): tasks? (\d+)\S*: (?:Exited with exit code (\d+)|({'|'.join(DEATHS)}))?")
+GO_ON = "fairlead retry {{job}} [KEY=VALUE ...] goes on from the newest checkpoint: {}"
 REMEDIES = {
     "hang": "see what it did last (stacks-<rank>.txt of the attempt, or its log); if it may be silent for so long, "
     "raise the limit that is named, for a command job.silent_min",
     "site": "free space where the runs are, or have the disk mended, then: fairlead retry {job}",
+    "timeout": GO_ON.format("if it cannot save within its notice, raise job.notice_s or machine.time_limit_min"),
+    "preempted": GO_ON.format("raise job.max_requeues, or save more often"),
+    "node_failure": GO_ON.format("raise job.max_requeues, or save more often"),
     "out_of_memory": "lower train.batch_size or raise train.accumulate, or raise machine.mem_gb; then launch again",
 }
 """Cause -> what to do about it, where there is one answer."""
@@ -85,12 +89,16 @@ class Evidence:
     """Why the judge stopped this trial; empty where it did not."""
     hung: Hung | None = None
     """Why the watchdog ended it; None where it did not."""
+    over_memory: str = ""
+    """Why we ended it for the memory it took; empty where we did not."""
     left: str = ""
     """What our trainer said of how it left; empty where nothing was lost."""
     cancelled: bool = False
     """The user asked for the end with `fairlead cancel`."""
     job_ending: bool = False
     """Slurm itself is ending the job (its state is no longer RUNNING)."""
+    preempted: bool = False
+    """Slurm has begun to: its grace time runs, and programs that do not listen to SIGTERM die of it."""
     first_rank: int | None = None
     """The rank seen to leave first with an error, where ranks are our own processes."""
     rank_errors: Sequence[Mapping[str, Any]] = ()
@@ -175,15 +183,16 @@ def _state_of(seen: Evidence, first: Mapping[str, Any], log: str) -> tuple[State
     said = f"{first['type']}: {first['message']}" if first else ""
     slurm = "\n".join((seen.step_text, *SLURM_SAID.findall(log)))
     died = said if first.get("cause") == "crash" else way_out(seen.exit_code)
-    noticed = "SIGUSR2" in seen.signals
+    noticed, preempted = "SIGUSR2" in seen.signals, seen.preempted or PREEMPTED.search(slurm)
     out_of_memory = first.get("cause") == "out_of_memory" or OOM_KILL.search(slurm) or MEMORY_ERROR.search(log)
     rules: tuple[tuple[object, State, str, str], ...] = (
         (seen.cancelled, "CANCELLED", "cancelled", "cancelled by the user"),
         (seen.job_ending and not DUE_TO.search(slurm), "CANCELLED", "cancelled", "cancelled in Slurm"),
+        (seen.over_memory, "FAILED", "out_of_memory", seen.over_memory),
         (seen.hung and not NODE_FAILURE.search(slurm), "FAILED", "hang", seen.hung.why if seen.hung else ""),
         (seen.exit_code == EX_TEMPFAIL and noticed, "REQUEUED", "timeout", seen.left or "saved before the time limit"),
         (seen.exit_code == EX_TEMPFAIL, "REQUEUED", "preempted", seen.left or "saved when told to leave"),
-        (PREEMPTED.search(slurm), "REQUEUED", "preempted", "ended by preemption before it could save"),
+        (preempted, "REQUEUED", "preempted", "ended by preemption before it could save"),
         (PUT_BACK.search(slurm), "REQUEUED", "preempted", "put back into the queue in Slurm before it could save"),
         (out_of_memory, "FAILED", "out_of_memory", said or _memory_said(slurm, log)),
         (_starved(seen, first), "FAILED", "out_of_memory", NO_MEMORY.format(died)),

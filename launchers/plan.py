@@ -39,8 +39,10 @@ class PoolPlan:
     place: Place = CHIEFS
     mem: str | None = None
     """Of each node, restated for its steps where there are several pools."""
+    mem_gb: float | None = None
+    """What the processes of a node may take together, where Slurm does not see to it; None where it does."""
     cwd: str | None = None
-    """Folder the program starts in; None is the member's."""
+    """Folder the program starts in, below the member's or in the image; None is the member's own."""
     installed: Installed | None = None
     """What was installed for it, verified on the node."""
 
@@ -87,8 +89,8 @@ class Plan:
     """Options of the batch job by their long names."""
     pool: str | None = None
     """Name of the held allocation that its members run in, with launcher pool."""
-    time_limit_min: int = 0
-    """Of a member, where Slurm does not see to it; 0 where it does."""
+    time_limit_min: int | None = None
+    """Of a member, where Slurm does not see to it; None where it does."""
     search: bool = False
     """Whether its members are the trials of a search."""
     parameters: Literal["arguments", "overrides", "environment", "none"] = "none"

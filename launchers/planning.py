@@ -38,8 +38,8 @@ class Facts:
     """Number of who launches."""
     below: str = ""
     """Where in the snapshot of the project the command was given: a program of the user's starts there."""
-    installed: Installed | None = None
-    """The job's source; None where there is none, or while it is only planned."""
+    installed: tuple[Installed | None, ...] = ()
+    """Of each pool its source; none while it is only planned."""
     kept: str | None = None
     """Where secrets wait that come from the environment."""
 
@@ -48,7 +48,9 @@ def plan_of(spec: schema.Spec, facts: Facts) -> Plan:
     """The plan of a job. Nothing is read and nothing is written."""
     whole, spec = spec, dataclasses.replace(spec, job=schema.chiefs_job(spec))
     asked = [_sbatch(spec, pool) for pool in spec.pools]
-    first, *others = requests(asked) if len(asked) > 1 else asked
+    together = len(asked) == 1 or spec.launcher.kind == "pool"  # then they share what is held already
+    first, *others = asked[:1] if together else requests(asked)
+    installed = facts.installed or (None,) * len(spec.pools)
     found = places([(pool.machine.nodes, schema.ranks_per_node(pool)) for pool in spec.pools], shared=not others)
     return Plan(
         job=facts.job,
@@ -70,13 +72,13 @@ def plan_of(spec: schema.Spec, facts: Facts) -> Plan:
         scratch_dir=spec.site.scratch_dir,
         setup=spec.site.setup,
         pools=tuple(
-            _pool(pool, place, dataclasses.replace(spec, job=pool.job or whole.job), facts)
-            for pool, place in zip(spec.pools, found, strict=True)
+            _pool(pool, place, dataclasses.replace(spec, job=pool.job or whole.job), facts, source)
+            for pool, place, source in zip(spec.pools, found, installed, strict=True)
         ),
         sbatch={k: v for k, v in first.items() if k != "gres"},
         components=tuple(others),
         pool=spec.launcher.pool,
-        time_limit_min=spec.pools[0].machine.time_limit_min if spec.launcher.kind == "pool" else 0,
+        time_limit_min=spec.pools[0].machine.time_limit_min if spec.launcher.kind != "slurm" else None,
         search=isinstance(spec.sweep, Search),
         parameters="none" if _is_ours(spec) else spec.job.parameters,
         metrics=spec.job.metrics,
@@ -111,9 +113,9 @@ def _gres(pool: schema.Pool) -> str | None:
     return f"{'tpu' if card.kind == 'tpu' else 'gpu'}{kind}:{card.count}" if card.count else None
 
 
-def _pool(pool: schema.Pool, place: Place, spec: schema.Spec, facts: Facts) -> PoolPlan:
-    """`spec` is the whole's with the pool's own program."""
-    program = _program(spec, pool, facts)
+def _pool(pool: schema.Pool, place: Place, spec: schema.Spec, facts: Facts, installed: Installed | None) -> PoolPlan:
+    """`spec` is the whole's with the pool's own program, `installed` what its source became."""
+    program = _program(spec, pool, facts, installed)
     box, stage_dir = None, f"{spec.site.scratch_dir}/fairlead-data-{facts.user}" if _is_ours(spec) else None
     if pool.container.runtime == "apptainer":
         box = container.plan_of(pool, spec, facts.run_dir, facts.image, facts.digest)
@@ -122,6 +124,7 @@ def _pool(pool: schema.Pool, place: Place, spec: schema.Spec, facts: Facts) -> P
         name=f"workerpool{pool.number}",
         place=place,
         mem=_mem(pool) if len(spec.pools) > 1 else None,
+        mem_gb=pool.machine.mem_gb if spec.launcher.kind == "local" else None,
         nodes=pool.machine.nodes,
         ranks_per_node=schema.ranks_per_node(pool),
         cpus_per_rank=pool.machine.cpus_per_rank,
@@ -139,7 +142,7 @@ def _pool(pool: schema.Pool, place: Place, spec: schema.Spec, facts: Facts) -> P
         passed=(*(_credentials(spec) if stage_dir else ()), *pool.container.host_env),
         program=(*program.words, *program.arguments),
         cwd=(pool.container.workdir if _is_entry(spec, pool) else None) or program.cwd,
-        installed=facts.installed,
+        installed=installed,
     )
 
 
@@ -193,10 +196,10 @@ def _plugin(spec: schema.Spec, facts: Facts) -> tuple[str, ...]:
     return (str(facts.run_dir / "code" / "fairlead" / "launchers" / "plugin"),) if wanted else ()
 
 
-def _program(spec: schema.Spec, pool: schema.Pool, facts: Facts) -> Program:
+def _program(spec: schema.Spec, pool: schema.Pool, facts: Facts, installed: Installed | None) -> Program:
     """The program of one rank, without what differs between members."""
     inside = pool.container.python if pool.container.runtime == "apptainer" else spec.site.python or facts.python
-    place = programs.Place(code=facts.run_dir / "code", below=facts.below, installed=facts.installed)
+    place = programs.Place(code=facts.run_dir / "code", below=facts.below, installed=installed)
     return program_of(spec.job, inside, place)
 
 

@@ -56,7 +56,7 @@ def probe(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
     yield from _folders(spec)
     yield from _commands(plan.launcher)
     if plan.launcher == "local":
-        yield _not_held_to(spec.pools[0].machine)
+        yield _held_to(spec.pools[0].machine)
     if plan.launcher == "slurm" and scheduler.not_here() is None:  # else one answer says it all
         yield from _guarded(_limits, spec, plan)
         yield from _guarded(_test_only, spec, plan)
@@ -141,9 +141,9 @@ def _folders(spec: schema.Spec) -> Iterator[Finding]:
             yield _problem(f"{there} cannot be written", f"site.{key}={folder}", f"choose another site.{key}")
 
 
-def _not_held_to(machine: machine_schema.Machine) -> Finding:
-    asked = f"machine.time_limit_min ({machine.time_limit_min}) or mem_gb ({machine.mem_gb:g})"
-    return Finding(True, f"on this machine nothing holds a program to {asked}: it runs until it ends")
+def _held_to(machine: machine_schema.Machine) -> Finding:
+    asked = f"machine.time_limit_min ({machine.time_limit_min}) and mem_gb ({machine.mem_gb:g})"
+    return Finding(True, f"a program on this machine is held to {asked}")
 
 
 def _limits(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:

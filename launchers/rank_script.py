@@ -33,6 +33,8 @@ class Rank:
     """Whether the job has several pools."""
     mounts: tuple[container.Mount, ...]
     """What its container sees of the host."""
+    cwd: str
+    """Folder that the program starts in."""
 
 
 def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Cluster, rank: Rank) -> str:
@@ -56,7 +58,7 @@ def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Clu
         lines.append(_own_client_stores(prefix, env))
     lines.append(_ledger_line(begin_event(pool), env["FAIRLEAD_ATTEMPT_DIR"]))
     if box is None and not pool.ours:
-        lines.append(f"cd {shlex.quote(pool.cwd or env['FAIRLEAD_MEMBER_DIR'])} || exit 1")
+        lines.append(f"cd {shlex.quote(rank.cwd)} || exit 1")
     lines += ['[ -z "$told" ] || exit 75'] if pool.ours else []
     lines.append(f"exec {'$held ' if pool.ours else ''}{shlex.join(rank.program)}")
     return "\n".join(lines) + "\n"
@@ -67,6 +69,7 @@ def _folders(box: container.ContainerPlan, stage_dir: str | None, rank: Rank) ->
     scratch = rank.scratch
     lines = [f"mkdir -p -m 700 {shlex.quote(scratch)} && [ -O {shlex.quote(scratch)} ] || exit 1"]
     lines += [f"mkdir -p {shlex.quote(scratch + '/home')} || exit 1", *container.shm_lines(box, scratch)]
+    lines += [*container.site_lines(box), *container.layer_lines(box, scratch)]
     lines += [f"mkdir -p -m 700 {shlex.quote(stage_dir)} || exit 1"] if stage_dir is not None else []
     return lines + container.mountpoint_lines(rank.mounts, scratch)
 
@@ -95,7 +98,7 @@ def _names_in_pools(plan: Plan, pool: PoolPlan) -> str:
     ]
     if pool.container is not None:
         names.append(f'export {container.PREFIX}FAIRLEAD_REPLICA="$FAIRLEAD_REPLICA"')
-    if plan.launcher == "slurm":
+    if plan.launcher != "local":
         names.append('exec >> "${0%/*}/rank-$RANK.log" 2>&1')
     return "\n".join(names)
 

@@ -89,7 +89,10 @@ def script(of: Beside, words: Sequence[str]) -> str:
     unit, pool = of.unit, of.pool
     params = (read_json(of.run.member(of.member).spec) or {}).get("params") or {}
     parameters = of.plan.parameters if of.plan.parameters == "environment" else "none"
-    others = tuple(dataclasses.replace(p, program=tuple(words)) if p == pool else p for p in of.plan.pools)
+    # The layer that the rank writes into is its own: two containers cannot share one.
+    box = pool.container and dataclasses.replace(pool.container, writable=False)
+    mine = dataclasses.replace(pool, program=tuple(words), container=box)
+    others = tuple(mine if p == pool else p for p in of.plan.pools)
     plan = dataclasses.replace(of.plan, pools=others, parameters=parameters, wrapping=None, copies=None)
     start = Start(from_document(Located, read_json(of.attempt.path / LOCATED)), unit)
     lines = step_of(plan, of.member, of.attempt.number, params, start).rank_script.splitlines()
@@ -164,7 +167,7 @@ def _host(of: Beside, begun: Mapping[str, Any]) -> str:
     hosts = read_json(of.attempt.path / LOCATED)["hosts"][of.plan.pools.index(of.pool)]
     if hosts == [LOOPBACK]:
         return str((begun.get("nodes") or _names(begun["slurm_job_nodelist"]))[0])
-    return str(hosts[(of.rank - (of.unit.first_rank if of.unit else 0)) // of.pool.ranks_per_node])
+    return str(hosts[(of.rank - of.pool.place.first_rank) // of.pool.ranks_per_node])
 
 
 def _names(nodelist: str) -> list[str]:

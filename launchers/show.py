@@ -65,8 +65,7 @@ def plan_text(shown: Planned) -> Iterator[str]:
     named = [f"{p.name}: {size}" for p, size in zip(plan.pools, sizes, strict=True)] if shown.others else sizes
     shape = f"{which} {', '.join(named)}"
     yield f"{plan.job}: {plan.members} member(s), {shape}, launcher {plan.launcher}"
-    if plan.launcher == "local":
-        yield "  until it ends: on this machine nothing holds it to machine.time_limit_min or machine.mem_gb"
+    yield from _held_to(plan)
     if plan.search:
         yield "  each asks for its point when it starts (the space: sweep, below)"
     elif plan.members > 1:
@@ -83,8 +82,10 @@ def plan_text(shown: Planned) -> Iterator[str]:
         yield from _titled(f"program of each rank ({other.script} ends in it)", _broken(other.program))
     for box in dict.fromkeys(p.container for p in plan.pools if p.container):
         yield from _titled("image", f"{box.image}\n{box.digest or 'digest: taken at launch'}")
-        mounts = "\n".join(f"{'rw' if m.writable else 'ro'}  {m.source} -> {m.target}" for m in box.mounts)
-        yield from _titled("mounts (and its own member folder, rw)", mounts)
+        listed = [f"{'rw' if m.writable else 'ro'}  {m.source} -> {m.target}" for m in box.mounts]
+        mounts = "\n".join([*listed, *(f"ro  {path}, where the node has it (site.binds)" for path in box.site_binds)])
+        layer = ", and any other file of the image in a layer on the node's disk, rw" if box.writable else ""
+        yield from _titled(f"mounts (and its own member folder, rw{layer})", mounts)
         if box.escapes:
             yield from _titled("what the container opens of the host", "\n".join(box.escapes))
     if shown.finish:
@@ -94,6 +95,14 @@ def plan_text(shown: Planned) -> Iterator[str]:
     title = f"environment of rank {shown.rank} (--rank){besides}"
     yield from _titled(title, "\n".join(_variables(shown.environment)))
     yield from _titled(f"spec of member {member}", yaml.safe_dump(shown.spec, sort_keys=False, allow_unicode=True))
+
+
+def _held_to(plan: Plan) -> Iterator[str]:
+    """The limits that stand in no batch script, as we see to them ourselves."""
+    if plan.time_limit_min is not None:
+        yield f"  {plan.time_limit_min} min at a time (machine.time_limit_min): it is told to save, and goes on anew"
+    if sizes_gb := dict.fromkeys(f"{pool.mem_gb:g}" for pool in plan.pools if pool.mem_gb is not None):
+        yield f"  {' or '.join(sizes_gb)} GB on a node (machine.mem_gb): what takes more is ended"
 
 
 def _variables(environment: Mapping[str, str]) -> Iterator[str]:
@@ -166,6 +175,8 @@ def summary_text(now: JobStatus, result: Mapping[str, Any] | None, spec: Mapping
         yield f"  {len(bad)} members did not succeed; the first of them (fairlead logs --errors shows all):"
     for member in bad[:SHOWN_MEMBERS]:
         yield f"  member {member.index} {member.state}: {_why(member) or 'unknown'}"
+    for member in (m for m in now.members if m.lost):
+        yield f"  member {member.index} {member.lost}"
     for do in dict.fromkeys(remedy(m.cause, now.job) for m in bad):
         if do:
             yield f"  do         {do}"
@@ -297,7 +308,7 @@ def _member_line(member: MemberStatus) -> str:
     why = _why(member) if member.state in ("FAILED", "EXPIRED") else ""
     again = member.state == "QUEUED" and member.attempts > 0
     why = member.message if member.state == "RUNNING" or again else why
-    words = [f"member {member.index}", f"{member.state:<10}", point, step, measured, tries, why]
+    words = [f"member {member.index}", f"{member.state:<10}", point, step, measured, tries, why, member.lost]
     return "  ".join(word for word in words if word)
 
 

@@ -78,7 +78,7 @@ def step_of(
     env = _environment(of, all_pools, variables(params) if plan.parameters == "environment" else {})
     boxed = any(pool.container is not None for pool in plan.pools)  # they are cleaned together, on all their nodes
     program, private, mounts = _program(of, own)
-    rank = Rank((*_front(of), *program), of.scratch, unit is not None, mounts)
+    rank = Rank((*_front(of), *program), of.scratch, unit is not None, mounts, of.cwd)
     return Step(
         argv=_argv(of),
         env=env,
@@ -130,6 +130,11 @@ class _Attempt:
         return self.member_dir / f"attempt-{self.number}"
 
     @property
+    def cwd(self) -> str:
+        """Where the program starts: a folder of its own is below the member's."""
+        return str(self.member_dir / (self.pool.cwd or ""))
+
+    @property
     def script(self) -> str:
         return "rank.sh" if self.unit is None else f"rank-{self.pool.name}.sh"
 
@@ -144,7 +149,7 @@ class _Attempt:
 
 def _argv(of: _Attempt) -> tuple[str, ...]:
     script = str(of.dir / of.script)
-    by = () if of.plan.launcher == "local" else (*_srun(of), *_within(of.plan, of.member))
+    by = () if of.plan.launcher == "local" else (*_srun(of), *_within(of))
     counted_from = () if of.unit is None else (str(of.unit.first_rank), str(of.unit.first_node))
     return (*by, script, *counted_from)
 
@@ -159,6 +164,7 @@ def _environment(of: _Attempt, all_pools: Cluster, said: Mapping[str, str]) -> d
         **contract.tracked(plan.experiment, plan.metric, run_name),
         **contract.meeting(all_pools),
         **({"FAIRLEAD_POOL": of.pool.name} if of.unit is not None else {}),
+        **({"CLOUD_ML_TRIAL_ID": all_pools.trial} if all_pools.trial is not None else {}),
         **(exported.variables(plan.export, plan.run_dir, of.member) if plan.export else {}),
     }
     if plan.experiment is not None and not of.pool.ours and "MLFLOW_TRACKING_URI" not in names:
@@ -177,7 +183,7 @@ def _program(of: _Attempt, own: Sequence[str]) -> tuple[tuple[str, ...], str | N
             folder = str(exported.folder_of(of.plan.run_dir, of.member))
             files.append(container.Mount(source=folder, target=folder))
         mounted = container.with_mounts(box, files)
-        program = (*container.argv_of(mounted, of.member_dir, of.scratch, of.pool.cwd), *program)
+        program = (*container.argv_of(mounted, of.member_dir, of.scratch, of.cwd), *program)
         mounts = container.mounts_of(mounted, of.member_dir)
     return program, private, mounts
 
@@ -227,7 +233,8 @@ def _srun(of: _Attempt) -> tuple[str, ...]:
     which: tuple[str, ...] = ()
     if unit is not None:
         group = (f"--het-group={pool.place.group}",) if pool.place.group is not None else ()
-        which = (*group, f"--relative={unit.relative}", f"--mem={pool.mem}", "--open-mode=append")
+        nodes = () if plan.launcher == "pool" else (*group, f"--relative={unit.relative}")
+        which = (*nodes, f"--mem={pool.mem}", "--open-mode=append")
     return (
         "srun",
         *which,
@@ -249,8 +256,11 @@ def _srun(of: _Attempt) -> tuple[str, ...]:
     )
 
 
-def step_name(plan: Plan, member: int) -> str:
-    """What the steps of a member in a held allocation are called, by which they are told from others."""
+def step_name(plan: Plan, member: int, unit: Unit | None = None) -> str:
+    """What the step of a member in a held allocation is called, by which it is told from others; of several pools that
+    of a unit, or how the names of all of them begin."""
+    if len(plan.pools) > 1:
+        return f"{plan.job}.{member}.{unit.name if unit else ''}"
     return f"{plan.job}.{member}"
 
 
@@ -259,9 +269,10 @@ def end_name(unit: Unit | None) -> str:
     return f"rank-end-{unit.name}.sh" if unit else "rank-end.sh"
 
 
-def _within(plan: Plan, member: int) -> tuple[str, ...]:
+def _within(of: _Attempt) -> tuple[str, ...]:
     """What a step in a held allocation says besides, so that it takes its own part and no more. Which nodes is added
     when it is its turn (held.py)."""
-    if plan.launcher != "pool":
+    if of.plan.launcher != "pool":
         return ()
-    return ("--exact", f"--mem={plan.sbatch['mem']}", f"--job-name={step_name(plan, member)}")
+    mem = () if of.unit else (f"--mem={of.plan.sbatch['mem']}",)
+    return ("--exact", *mem, f"--job-name={step_name(of.plan, of.member, of.unit)}")

@@ -32,6 +32,7 @@ from trainer.insight.spool import Ledger, Spool
 from trainer.insight.stragglers import Alone
 from trainer.loop import Run
 from trainer.parallel import group, units
+from trainer.parallel.told import Told
 from trainer.rank import Folders, Rank, cores
 from trainer.samples import SampleLog
 from trainer.signals import Notice, Stopped
@@ -70,7 +71,7 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
     ledger.mark("model_ready")
     done = _restored(newest or checkpoints.newest(), engine, apart, spec.seed)
     done.data = datasets.must_be_the_same(ranks.gather(datasets.told_apart(data, spec.data)), done.data)
-    ledger.mark("restore_done", step=done.step)
+    ledger.mark("restore_done", step=done.step, lost=[] if done.step else checkpoints.lost())
 
     clock, spare = Clock(done.train_s), cores(rank) - 1
     saver = Saver(checkpoints, device, wanted.checkpoint_in_background, done.costs, done.step or None)
@@ -91,6 +92,7 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
         spool=Spool(folders.attempt / "metrics.jsonl" if rank.first else None, last_step),
         ledger=ledger,
         notice=notice,
+        told=Told(ranks),
         first_step=done.step,
         total_steps=total_steps,
         last_step=last_step,

@@ -16,17 +16,19 @@ import torch
 from conf.schema import Spec
 from trainer import schedule, score
 from trainer.checkpoints import keeping
-from trainer.checkpoints.keeping import Keeper, is_over, save_if_due, stop_if_told
+from trainer.checkpoints.keeping import Keeper, is_over, save_if_due
 from trainer.checkpoints.progress import Clock, Progress
-from trainer.data.feed import Batch, Feed, Place
+from trainer.data.feed import Feed, Place
+from trainer.data.hand import Hand
 from trainer.data.order import Order, covering
 from trainer.engines import Engine
 from trainer.insight.heartbeat import host_of
-from trainer.insight.pace import JUDGED_S, Scale, Window, advice, rates
+from trainer.insight.pace import Scale, Waits, Window, advice, rates
 from trainer.insight.spool import Ledger, Spool
-from trainer.insight.stragglers import Alone, Watch, slot, spread
+from trainer.insight.stragglers import Alone, Own, Watch, per_step, placed, spread, told
 from trainer.parallel.group import Group
-from trainer.signals import Broken, Notice, Stopped
+from trainer.parallel.told import Told
+from trainer.signals import Notice, Stopped
 
 if TYPE_CHECKING:
     from trainer.insight.profiling import Profiler
@@ -51,6 +53,8 @@ class Run:
     spool: Spool
     ledger: Ledger
     notice: Notice
+    told: Told
+    """Whether any rank was given notice."""
     first_step: int
     """Where this attempt begins: 0, or the step of the checkpoint it goes on from."""
     total_steps: int
@@ -61,11 +65,7 @@ class Run:
     clock: Clock
     scale: Scale
     window: Window
-    warned: bool = False
-    waited_s: float = 0.0
-    """For data, in this attempt."""
-    steady: tuple[float, float] | None = None
-    """The clock's and `waited_s` at the end of the first window, which has the start of everything in it."""
+    waits: Waits = field(default_factory=Waits)
     profiler: Profiler | None = None
     """Only where a profile is asked for."""
     samples: SampleLog | None = None
@@ -81,12 +81,12 @@ def train(run: Run) -> bool:
     batches = run.training.batches(run.samples.watched(places) if run.samples else places)
     if run.profiler:
         batches = run.profiler.begin(run, batches)
+    hand = Hand(batches)
     try:
         close_step(run)  # the last attempt may have ended between a step and its evaluation
         while not is_over(run):
-            first, waited_s = awaited(run, batches)
-            run.window.waited_s += waited_s
-            take_step(run, first, batches)
+            run.window.waited_s += await_data(run, hand, run.spec.train.accumulate)
+            take_step(run, hand)
             close_step(run)
             if run.profiler:
                 run.profiler.step(run)
@@ -104,32 +104,36 @@ def upcoming(run: Run) -> Iterator[Place]:
             yield step // run.order.steps_per_epoch, indices
 
 
-def awaited(run: Run, batches: Iterator[Batch]) -> tuple[Batch | None, float]:
-    """The next batch, None at the end; and how many seconds it took.
+def await_data(run: Run, hand: Hand, passes: int = 1) -> float:
+    """Wait for the data of the next step, of so many batches; returns how many seconds that took.
 
-    Raises Stopped on all ranks as soon as one was given notice, also where it still waits for its data: they agree
-    before they compute, so that none waits for gradients of a rank that left. (Where steps are so short that they do
-    not agree at each, a wait is broken off only before those at which they do.)
+    Raises Stopped on all ranks soon after one was given notice, also where that one still waits for its data: before a
+    step that none of them has begun.
     """
-    asked, notice, batch = time.perf_counter(), run.notice, None
+    if run.told.heard():
+        keeping.stop(run)
+    waited_s = _filled(run, hand, passes)
+    if run.told.ask(run.notice.given):
+        keeping.stop(run)
+    return waited_s
+
+
+def _filled(run: Run, hand: Hand, passes: int, left: int = 0) -> float:
+    """Wait for data of steps of so many batches, `left` of them for the step that has begun; returns the seconds."""
+    asked = time.perf_counter()
     run.ledger.beat.at("data wait")
-    try:
-        notice.breaks = not notice.given and run.keeper.told.is_due
-        batch = next(batches, None)
-        notice.breaks = False
-    except Broken as broken:
-        notice.broken = broken
-    waited_s = time.perf_counter() - asked
-    stop_if_told(run)
-    return batch, waited_s
+    hand.fill((run.told.ahead + 1) * passes, run.told.lag * passes + left, run.notice)
+    return time.perf_counter() - asked
 
 
-def take_step(run: Run, first: Batch | None, others: Iterator[Batch]) -> None:
-    """One optimizer step over all ranks' samples, each weighing the same; `others` has the batches after the first."""
+def take_step(run: Run, hand: Hand) -> None:
+    """One optimizer step over all ranks' samples, each weighing the same."""
     wanted, done = run.spec.train, run.progress
     samples = run.order.samples_in(done.step)
     for micro in range(wanted.accumulate):
-        batch = first if micro == 0 else _another(run, others)
+        if micro:
+            run.window.waited_s += _filled(run, hand, wanted.accumulate, wanted.accumulate - micro)
+        batch = hand.next()
         assert batch is not None
         run.ledger.beat.at("train")
         with run.engine.micro_batch(last=micro == wanted.accumulate - 1):
@@ -140,10 +144,12 @@ def take_step(run: Run, first: Batch | None, others: Iterator[Batch]) -> None:
         run.window.loss += loss.detach()
 
     factor = schedule.factor(wanted.schedule, done.step, run.total_steps, wanted.warmup_steps)
-    run.window.norm = run.engine.step(factor, wanted.clip_norm)
+    run.window.norm = run.engine.step(factor, wanted.clip_norm, norm_wanted=reported(run, done.step + 1))
     run.window.samples += samples
+    run.window.steps += 1
     if done.step == run.first_step:
-        run.ledger.mark("first_step", step=done.step + 1, waited_s=round(run.window.waited_s, 4))
+        run.window.start_s = run.window.waited_s
+        run.ledger.mark("first_step", step=done.step + 1)
         run.notice.hold()
     done.step += 1
     if run.samples:
@@ -151,23 +157,19 @@ def take_step(run: Run, first: Batch | None, others: Iterator[Batch]) -> None:
     run.ledger.beat.stepped(done.step)
 
 
-def _another(run: Run, batches: Iterator[Batch]) -> Batch:
-    """A batch in the middle of a step, which is not broken off."""
-    asked = time.perf_counter()
-    run.ledger.beat.at("data wait")
-    batch = next(batches)
-    run.window.waited_s += time.perf_counter() - asked
-    return batch
-
-
 def close_step(run: Run) -> None:
     """Report, evaluate and save, whatever is due after the step just made."""
     step, wanted = run.progress.step, run.spec.train
-    if run.window.samples and (step % wanted.log_every_steps == 0 or step == run.last_step):
+    if run.window.samples and reported(run, step):
         report(run)
     if run.progress.evaluated < step and due(run, wanted.eval_every_steps or run.order.steps_per_epoch):
         evaluate(run)
     save_if_due(run)
+
+
+def reported(run: Run, step: int) -> bool:
+    """Whether there is a report after this step."""
+    return step % run.spec.train.log_every_steps == 0 or step == run.last_step
 
 
 def due(run: Run, every: int) -> bool:
@@ -178,51 +180,52 @@ def due(run: Run, every: int) -> bool:
 
 def report(run: Run) -> None:
     """Write what was trained since the last report."""
-    ranks = run.group
-    loss = run.window.loss.double().cpu().view(1)
-    numbers = torch.cat([loss, slot(run.alone.taken_s(run.window.waited_s), ranks.rank, ranks.world)])
-    total, *taken = ranks.sum(numbers).tolist()
-    loss = total / run.window.samples
-    seconds = run.clock.seconds()  # after the loss: reading it waits for the device
-    pace = rates(run.window, seconds - run.window.begun_s, run.scale)
-    metrics = {"train/loss": loss, "train/lr": run.engine.learning_rate(), **pace, **spread(taken)}
-    if run.window.norm is not None:
-        metrics["train/grad_norm"] = run.window.norm.item()
+    ranks, window = run.group, run.window
+    own = Own(run.alone.taken_s(window.waited_s), window.waited_s, window.start_s)
+    loss = window.loss.double().cpu().view(1)
+    total, *numbers = ranks.sum(torch.cat([loss, placed(own, ranks.rank, ranks.world)])).tolist()
+    each = told(numbers)
+    window.waited_s = max(one.waited_s for one in each)
+    taken = [one.taken_s for one in each]
+    loss = total / window.samples
+    now_s = run.clock.seconds()  # after the loss: reading it waits for the device
+    seconds = now_s - window.begun_s
+    metrics = {"train/loss": loss, "train/lr": run.engine.learning_rate(), **rates(window, seconds, run.scale)}
+    metrics |= spread(taken)
+    if window.norm is not None:
+        metrics["train/grad_norm"] = window.norm.item()
     done = run.progress
     epoch = (done.step - 1) // run.order.steps_per_epoch + 1
     done.note({"train/loss": loss}, run.spec.objective)
-    run.waited_s += run.window.waited_s
-    run.spool.metrics(done.step, metrics, epoch=epoch, waited_s=round(run.waited_s, 4))
+    run.waits.note([one.waited_s - one.start_s for one in each], seconds, now_s)
+    beside = {"waited_s": round(run.waits.lost_s, 4), **per_step(each, window.steps)}
+    run.spool.metrics(done.step, metrics, epoch=epoch, **beside)
     words = (done.step, run.last_step, epoch, loss, metrics["train/samples_per_s"])
     log.info("step %d/%d epoch %d train/loss %.4f %.0f samples/s", *words)
-    if run.steady is None:
-        run.steady = (seconds, run.waited_s)
-    else:
-        warn(run, seconds)
-        warn_of_straggler(run, taken, seconds - run.window.begun_s)
-    run.window = Window(torch.zeros_like(run.window.loss), begun_s=seconds)
+    if ranks.rank == 0:
+        warn(run, now_s)
+        warn_of_straggler(run, taken, seconds)
+    run.window = Window(torch.zeros_like(window.loss), begun_s=now_s)
 
 
-def warn(run: Run, seconds: float) -> None:
-    """Say once what a loop that waits for its data needs. Not by a single window: many small batches are read as one,
-    and a short window may hold little else."""
-    since_s, before_s = run.steady or (seconds, 0.0)
-    if run.warned or seconds - since_s < JUDGED_S:
-        return
-    said = advice((run.waited_s - before_s) / (seconds - since_s), run.training.workers, run.training.spare_cores)
-    if said:
-        run.warned = True
-        log.warning("%s", said)
+def warn(run: Run, now_s: float) -> None:
+    """Say once what a loop that waits for its data needs."""
+    if found := run.waits.starved(now_s):
+        share, rank = found
+        who = "" if rank is None else f"rank {rank} on {_host(run, rank)}"
+        log.warning("%s", advice(share, who, run.training.workers, run.training.spare_cores))
 
 
 def warn_of_straggler(run: Run, taken: list[float], seconds: float) -> None:
     """Say of a rank that keeps the others waiting where it runs."""
-    rank = run.watch.slow(taken, seconds) if run.group.rank == 0 else None
-    if rank is not None:
-        times = spread(taken)["train/rank_spread"]
-        host = host_of(run.keeper.attempt / f"beat-{rank}") or "an unknown host"
+    if (rank := run.watch.slow(taken, seconds)) is not None:
+        times, host = spread(taken)["train/rank_spread"], _host(run, rank)
         run.ledger.mark("straggler", step=run.progress.step, rank=rank, host=host, times=times)
         log.warning("rank %d on %s takes %.1f times as long as the others and keeps them waiting", rank, host, times)
+
+
+def _host(run: Run, rank: int) -> str:
+    return host_of(run.keeper.attempt / f"beat-{rank}") or "an unknown host"
 
 
 def evaluate(run: Run) -> None:
@@ -260,11 +263,15 @@ def test(run: Run) -> dict[str, float]:
 def totals_of(run: Run, kept: Feed) -> list[float]:
     """Sums over all ranks of loss, hits and samples. Raises Stopped if told to in between."""
     order = covering(len(kept), run.order.micro_size, run.order.world, run.order.rank)
-    batches = kept.batches((0, indices) for indices in order)
+    hand = Hand(kept.batches((0, indices) for indices in order))
     totals = torch.zeros(3, dtype=torch.float64, device=kept.device)
     run.engine.module.eval()
+    run.told.begin()
     try:
-        while (batch := awaited(run, batches)[0]) is not None:
+        while True:
+            await_data(run, hand)
+            if (batch := hand.next()) is None:
+                break
             run.ledger.beat.at("evaluation")
             outputs = run.engine.predict(batch.inputs)
             losses, hits = score.losses(outputs, batch.targets), score.hits(outputs, batch.targets)
@@ -272,4 +279,5 @@ def totals_of(run: Run, kept: Feed) -> list[float]:
             totals += (rows if batch.weights is None else rows * batch.weights).sum(1, dtype=torch.float64)
     finally:
         run.engine.module.train()
+    run.told.begin()
     return run.group.sum(totals.cpu()).tolist()

@@ -51,6 +51,10 @@ class ContainerPlan:
     mounts: tuple[Mount, ...]
     action: Literal["exec", "run"] = "exec"
     """`run` starts the image's own entry point, and hands it the program's words as its arguments."""
+    writable: bool = False
+    """All of the image, by a layer above it."""
+    site_binds: tuple[str, ...] = ()
+    """Host paths of the site's, seen read-only on the nodes that have them."""
     needs: tuple[str, ...] = ()
     """Host paths that the user named: a node may lack them."""
     host_shm: bool = False
@@ -58,6 +62,8 @@ class ContainerPlan:
     """What a node's /dev/shm has to have free."""
     escapes: tuple[str, ...] = ()
     """What the user opened in the isolation, in words."""
+    architecture: str | None = None
+    """Processors of the pool's nodes, where the user says."""
 
 
 def plan_of(
@@ -71,17 +77,21 @@ def plan_of(
         mounts.append(Mount(source=whole, target=whole))
     for bind in pool.container.binds:
         mounts.append(Mount(source=bind.source, target=bind.target or bind.source, writable=bind.writable))
+    action: Literal["exec", "run"] = "run" if spec.job.kind == "command" and not spec.job.command else "exec"
     return ContainerPlan(
         executable=spec.site.apptainer,
         image=image or pool.container.image,
         digest=digest or pool.container.digest,
         flags=_device_flags(pool.accelerator),
         mounts=tuple(mounts),
-        action="run" if spec.job.kind == "command" and not spec.job.command else "exec",
+        action=action,
+        writable=action == "run" if pool.container.writable is None else pool.container.writable,
+        site_binds=spec.site.binds,
         needs=tuple(mount.source for mount in mounts[1:]),
         host_shm=pool.container.host_shm,
         shm_gb=pool.container.shm_gb,
         escapes=_escapes(pool.container),
+        architecture=pool.container.architecture,
     )
 
 
@@ -112,9 +122,8 @@ def with_mounts(box: ContainerPlan, mounts: Sequence[Mount]) -> ContainerPlan:
     return replace(box, mounts=(*box.mounts, *mounts))
 
 
-def argv_of(box: ContainerPlan, member_dir: Path, scratch: str, cwd: str | None = None) -> tuple[str, ...]:
-    """`apptainer exec ... image` (or run), to which the program's own arguments are appended; it starts in `cwd`, or in
-    the member's folder.
+def argv_of(box: ContainerPlan, member_dir: Path, scratch: str, cwd: str) -> tuple[str, ...]:
+    """`apptainer exec ... image` (or run), to which the program's own arguments are appended; it starts in `cwd`.
 
     /dev/shm is a folder of the host's own, because ranks of one node talk through it (NCCL), each from a container of
     its own, and Apptainer gives each container one that nobody else sees. It skips binds to /dev/shm («source and
@@ -139,7 +148,7 @@ def argv_of(box: ContainerPlan, member_dir: Path, scratch: str, cwd: str | None 
         "/dev/shm",
         *words_of(mounts_of(box, member_dir)),
         "--pwd",
-        cwd or str(member_dir),
+        cwd,
         box.image or "<built at launch>",
     )
 
@@ -182,6 +191,25 @@ def shm_lines(box: ContainerPlan, scratch: str) -> list[str]:
     links = f'[ -L "$link" ] || ln -s {shm} "$link" 2>/dev/null || [ -L "$link" ] || exit 1'
     lines.append(f"for link in {below}/dev/shm {below}/shm; do {links}; done")
     return lines if box.shm_gb is None else [*lines, _enough_line(shm, box.shm_gb)]
+
+
+def site_lines(box: ContainerPlan) -> list[str]:
+    """Shell lines that say which of the site's paths this node has; what else the environment would mount (apptainer
+    help exec, --bind) was declared by nobody."""
+    named = " ".join(map(shlex.quote, box.site_binds))
+    lines = ["unset APPTAINER_BIND APPTAINER_BINDPATH SINGULARITY_BIND SINGULARITY_BINDPATH"]
+    had = '[ ! -e "$path" ] || APPTAINER_BIND="${APPTAINER_BIND:+$APPTAINER_BIND,}$path:$path:ro"'
+    return [*lines, f"for path in {named}; do {had}; done; export APPTAINER_BIND"] if named else lines
+
+
+def layer_lines(box: ContainerPlan, scratch: str) -> list[str]:
+    """Shell lines that make the layer that a rank writes into instead of its image. Two containers cannot share one
+    (kernel documentation, «Overlay Filesystem», sharing and copying layers); Apptainer takes `--overlay` from the
+    environment, too."""
+    if not box.writable:
+        return []
+    layer = f'{shlex.quote(scratch + "/layer-")}"$RANK"'
+    return [f"rm -rf {layer} && mkdir -m 700 {layer} && export APPTAINER_OVERLAY={layer} || exit 1"]
 
 
 def mountpoint_lines(mounts: Sequence[Mount], scratch: str) -> list[str]:

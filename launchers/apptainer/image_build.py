@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 from conf import machine_schema, schema
-from launchers.apptainer import image_pull, sif, signature
+from launchers.apptainer import image_pull, sif, signature, waiting
 from launchers.apptainer.image import BuiltImage, Recipe, image_key, image_path, known_of, recipe_of
-from launchers.apptainer.making import Bench, Progress, make_once, publish, run_logged
+from launchers.apptainer.making import Bench, make_once, publish, run_logged
+from launchers.apptainer.waiting import Progress
 from launchers.command import output_of
 from launchers.errors import SiteError
 from launchers.folders import folder_of
 
-DOWNLOAD_S = 3600
 PYTHON = "3.11"
 """Python of the images; the host's own may be another."""
 GLIBC_MINOR = 28
@@ -63,10 +63,7 @@ def _build(recipe: Recipe, image: Path, site: schema.Site, bench: Bench, progres
     wheels = bench.work / "wheels"
     wheels.mkdir()
     if recipe.lock_text and recipe.context is None:
-        progress(f"downloading the wheels of {recipe.lock.name}")
-        do = f"pip has to find all of {recipe.lock}, or build elsewhere and set container.image"
-        output_of(_download_argv(recipe.lock, wheels), timeout_s=DOWNLOAD_S, do=do)
-        shutil.copyfile(recipe.lock, wheels / "requirements.lock")
+        _download(recipe, wheels, bench, progress)
     progress(f"building {image.name} (log: {bench.log})")
     made, build = bench.work / "image.sif", site.image_build
     base = str(Path(build.base).expanduser().absolute()) if build.bootstrap == "localimage" else build.base
@@ -78,7 +75,7 @@ def _build(recipe: Recipe, image: Path, site: schema.Site, bench: Bench, progres
         definition.write_text(recipe.text, encoding="utf-8")
     plain = _plain_http(recipe, site)
     argv = [site.apptainer, "build", *private, *plain, *build.options, *used, str(made), str(definition)]
-    run_logged(argv, bench, recipe.definition.parent)
+    run_logged(argv, bench, recipe.definition.parent, waiting.lines_come(bench.log, progress))
     sif.check(made)
     progress(f"computing the digest of {image.name}")
     key = image_key(recipe.text, recipe.lock_text, build)
@@ -86,6 +83,16 @@ def _build(recipe: Recipe, image: Path, site: schema.Site, bench: Bench, progres
     if recipe.context is not None:
         origin |= {"bootstrap": "docker", "base": recipe.text.partition("From: ")[2].partition("\n")[0]}
     publish(made, image, bench, {**origin, "apptainer": version})
+
+
+def _download(recipe: Recipe, wheels: Path, bench: Bench, progress: Progress) -> None:
+    """All that the lock names; of one that was broken off, pip's cache has the wheels that had come."""
+    number = len(re.findall(r"^\S+==", recipe.lock_text, re.MULTILINE))
+    progress(f"downloading the {number} wheels of {recipe.lock.name} (log: {bench.log})")
+    argv = [*_download_argv(recipe.lock, wheels), "--cache-dir", str(bench.fetched / "pip")]
+    do = f"pip has to find all of {recipe.lock}, or build elsewhere and set container.image"
+    run_logged(argv, bench, wheels, waiting.lines_come(bench.log, progress), do)
+    shutil.copyfile(recipe.lock, wheels / "requirements.lock")
 
 
 def _plain_http(recipe: Recipe, site: schema.Site) -> list[str]:
@@ -99,7 +106,8 @@ def _download_argv(lock: Path, wheels: Path) -> list[str]:
     there is. What has no wheel comes as its source, which a recipe may build or refuse."""
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC_MINOR, 4, -1)]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check"]
+    pip += ["--progress-bar", "off"]  # in a log
     target = ["--python-version", PYTHON, "--implementation", "cp", "--abi", f"cp{PYTHON.replace('.', '')}"]
     target += [word for platform in platforms for word in ("--platform", platform)]
     target += ["--no-deps"]

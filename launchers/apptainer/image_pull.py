@@ -2,28 +2,26 @@
 
     images/<name>-<first 12 digits of the manifest's digest>.sif, with the same files beside it as one that is built
 
-The digest is asked for at launch, and never where it is pinned and the store has the image. What Apptainer fetched
-before it was killed (whole layers) is not fetched again. What a registry says is registry.py's.
+The digest is asked for at launch, and never where it is pinned and the store has the image. What was fetched before a
+kill is not fetched again: of an image of layers those that were whole (Apptainer pulls them), of a SIF every byte
+(blob.py). What a registry says is registry.py's.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from conf import machine_schema, reference, schema
 from conf.reference import Reference
-from launchers.apptainer import registry, sif, signature
+from launchers.apptainer import blob, registry, sif, signature, waiting
 from launchers.apptainer.image import BuiltImage, known_of, record_of, stored
-from launchers.apptainer.making import Bench, Progress, make_once, publish, run_logged
+from launchers.apptainer.making import Bench, make_once, publish, run_logged
+from launchers.apptainer.waiting import Progress
 from launchers.command import output_of
 from launchers.errors import Problem, SiteError, SpecError
 from launchers.run_folder import record
-
-SAY_S = 10
-"""Between two words about how far it is."""
 
 
 def ensure_pulled(
@@ -99,9 +97,16 @@ def _pulled(
         do = "set site.apptainer, or load the module that brings it"
         version = output_of([site.apptainer, "--version"], do=do).strip()
         made = bench.work / "image.sif"
-        progress(f"pulling {ref.by(manifest.digest)}, {_mb(manifest.size)} (log: {bench.log})")
-        argv = [site.apptainer, "pull", *_options(ref, architecture, site), str(made), ref.by(manifest.digest)]
-        run_logged(argv, bench, bench.work, _watcher(bench.fetched, manifest.size, progress))
+        look = waiting.bytes_come(bench.fetched, manifest.size, progress)
+        progress(f"pulling {ref.by(manifest.digest)}, {waiting.mb(manifest.size)} (log: {bench.log})")
+        if manifest.sif:
+            bench.fetched.mkdir(mode=0o700, exist_ok=True)
+            come = bench.fetched / "sif"
+            blob.fetch(partial(registry.blob, ref, site, manifest.sif), manifest.sif, manifest.size, come, look)
+            come.replace(made)
+        else:
+            argv = [site.apptainer, "pull", *_options(ref, architecture, site), str(made), ref.by(manifest.digest)]
+            run_logged(argv, bench, bench.work, look)
         sif.verify(made, manifest.sif, architecture, fresh=True)
         progress(f"computing the digest of {image.name}")
         publish(made, image, bench, {**origin, "apptainer": version})
@@ -119,27 +124,3 @@ def _options(ref: Reference, architecture: str, site: schema.Site) -> Sequence[s
     plain = ["--no-https"] if ref.host in site.registry_http else []
     foreign = ["--arch", architecture] if architecture != sif.here() else []
     return [*plain, *foreign, *(["--authfile", str(place)] if place else [])]
-
-
-def _watcher(folder: Path, size: int, progress: Progress) -> Callable[[], None]:
-    """Says now and then how much of `size` bytes has come."""
-    said = [time.monotonic()]
-
-    def look() -> None:
-        if time.monotonic() - said[0] >= SAY_S:
-            said[0] = time.monotonic()
-            there = sum(_size(os.path.join(top, name)) for top, _, names in os.walk(folder) for name in names)  # noqa: PTH118
-            progress(f"fetched {_mb(min(there, size))} of {_mb(size)}")
-
-    return look
-
-
-def _size(path: str) -> int:
-    try:
-        return Path(path).lstat().st_size
-    except OSError:  # a temporary name that has just got its own
-        return 0
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

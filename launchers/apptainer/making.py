@@ -22,10 +22,9 @@ from typing import Any
 
 from launchers.apptainer import sif
 from launchers.apptainer.image import record_of
+from launchers.apptainer.waiting import Progress
 from launchers.errors import CommandError, SiteError
 from launchers.run_folder import record
-
-Progress = Callable[[str], None]
 
 BUILD_S = 2 * 3600
 WAIT_S = 3 * 3600
@@ -42,7 +41,7 @@ class Bench:
     scratch: Path
     """Apptainer's own, on a local disk."""
     fetched: Path
-    """Apptainer's cache of what it fetched: kept when the making was broken off, removed when it is done."""
+    """Wheels, and Apptainer's cache of what it fetched: kept when the making is broken off, removed at its end."""
     log: Path
 
 
@@ -62,7 +61,9 @@ def make_once(image: Path, progress: Progress, make: Callable[[Bench], None]) ->
             try:
                 work = Path(tempfile.mkdtemp(prefix=f".{image.name}.", dir=image.parent))
                 scratch = Path(tempfile.mkdtemp(prefix=f"fairlead-{image.name}.", dir=local))
-                make(Bench(work, scratch, fetched_of(image), image.with_name(f"{image.name}.log")))
+                log = image.with_name(f"{image.name}.log")
+                log.write_bytes(b"")
+                make(Bench(work, scratch, fetched_of(image), log))
             finally:
                 remove_leftovers(image, local)
     except OSError as e:
@@ -71,7 +72,7 @@ def make_once(image: Path, progress: Progress, make: Callable[[Bench], None]) ->
 
 
 def fetched_of(image: Path) -> Path:
-    """Apptainer's cache while an image is made."""
+    """Where what was fetched lies while an image is made; of other content it would have another name."""
     return image.with_name(f".{image.name}.fetched")
 
 
@@ -94,21 +95,21 @@ def publish(made: Path, image: Path, bench: Bench, origin: Mapping[str, Any]) ->
     aside.replace(image)
 
 
-def run_logged(argv: list[str], bench: Bench, cwd: Path, look: Callable[[], None] = lambda: None) -> None:
-    """Run a command of an hour, perhaps, with everything it says in the log; `look` is called now and then.
+def run_logged(argv: list[str], bench: Bench, cwd: Path, look: Callable[[], None], do: str = "") -> None:
+    """Run a command of an hour, perhaps; what it says goes behind what the log has, and `look` is called now and then.
 
     Raises CommandError, with the log's last lines and its path, when it fails.
     """
     folders = {"TMPDIR": bench.scratch, "CACHEDIR": bench.fetched}
     env = {f"{who}_{name}": str(path) for who in ("APPTAINER", "SINGULARITY") for name, path in folders.items()}
-    with bench.log.open("wb") as log:
+    with bench.log.open("ab") as log:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
         with subprocess.Popen(argv, env={**os.environ, **env}, cwd=cwd, **streams) as process:
             status = _watched(process, look)
     if status != 0:
         how = f"did not end within {BUILD_S} s" if status is None else f"exited with status {status}"
         said = bench.log.read_text(encoding="utf-8", errors="replace")
-        raise CommandError(argv, how, said, do=f"read the whole log: {bench.log}")
+        raise CommandError(argv, how, said, do=f"{do}; " * bool(do) + f"read the whole log: {bench.log}")
 
 
 def _watched(process: subprocess.Popen[bytes], look: Callable[[], None]) -> int | None:

@@ -26,6 +26,7 @@ from launchers.folders import folder_of
 
 INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+DOCUMENTS = {"Accept": ", ".join(INDEXES + MANIFESTS)}
 SIF_LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
 ANSWER_S = 30
 MOST_BYTES = 8 * 1024 * 1024
@@ -48,7 +49,7 @@ class Manifest:
 
 def digest_of(ref: Reference, site: schema.Site) -> str:
     """The digest that the reference's tag has now. Raises SiteError when the registry does not say."""
-    with _ask(ref, site, "HEAD", f"manifests/{ref.tag}", INDEXES + MANIFESTS) as answer:
+    with _ask(ref, site, "HEAD", f"manifests/{ref.tag}", DOCUMENTS) as answer:
         digest = answer.headers.get("Docker-Content-Digest")
     if digest and digest.startswith("sha256:"):
         return digest
@@ -75,6 +76,11 @@ def manifest_of(ref: Reference, digest: str, architecture: str, site: schema.Sit
     return Manifest(digest=digest, size=sum(int(layer["size"]) for layer in layers), sif=sif, workdir=workdir)
 
 
+def blob(ref: Reference, site: schema.Site, digest: str, begin: int) -> HTTPResponse:
+    """A part of an image, from this byte on where the registry can (status 206). Raises SiteError when it refuses."""
+    return _ask(ref, site, "GET", f"blobs/{digest}", {"Accept": "*/*", "Range": f"bytes={begin}-"})
+
+
 def credentials_file(site: schema.Site) -> Path | None:
     """Where the credentials for registries are; None where there are none."""
     if site.registry_auth:
@@ -95,7 +101,7 @@ def _of_index(ref: Reference, entries: list[Mapping[str, Any]], architecture: st
 
 def _fits(ref: Reference, site: schema.Site, config: str, architecture: str) -> str | None:
     """A single manifest says in its configuration what it is for; and where its entry point starts."""
-    with _ask(ref, site, "GET", f"blobs/{config}", ("*/*",)) as answer:
+    with _ask(ref, site, "GET", f"blobs/{config}", {"Accept": "*/*"}) as answer:
         said = json.loads(answer.read(MOST_BYTES))
     made_for, workdir = said.get("architecture"), (said.get("config") or {}).get("WorkingDir")
     if made_for and made_for != architecture:
@@ -116,7 +122,7 @@ def _checked(ref: Reference, site: schema.Site, digest: str) -> dict[str, Any]:
 
 
 def _manifest(ref: Reference, site: schema.Site, which: str) -> tuple[str, bytes]:
-    with _ask(ref, site, "GET", f"manifests/{which}", INDEXES + MANIFESTS) as answer:
+    with _ask(ref, site, "GET", f"manifests/{which}", DOCUMENTS) as answer:
         return answer.headers.get_content_type(), answer.read(MOST_BYTES)
 
 
@@ -124,10 +130,10 @@ def _sha256(body: bytes) -> str:
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
-def _ask(ref: Reference, site: schema.Site, method: str, what: str, accept: tuple[str, ...]) -> HTTPResponse:
+def _ask(ref: Reference, site: schema.Site, method: str, what: str, headers: Mapping[str, str]) -> HTTPResponse:
     """A registry's answer, after its challenge was met where it has one. Raises SiteError for anything else."""
     scheme = "http" if ref.host in site.registry_http else "https"
-    url, headers = f"{scheme}://{ref.api}/v2/{ref.name}/{what}", {"Accept": ", ".join(accept)}
+    url = f"{scheme}://{ref.api}/v2/{ref.name}/{what}"
     try:
         try:
             return _open(method, url, headers, None)

@@ -32,10 +32,14 @@ def pool_is_named_for_a_pool(launcher: Launcher) -> Iterator[Finding]:
         yield what, "launcher.members_per_allocation", "leave it out: members of a pool wait for nobody"
 
 
-def held_nodes_are_alike(launcher: Launcher, pools: tuple[Pool, ...]) -> Iterator[Finding]:
-    if launcher.kind == "pool" and len(pools) > 1:
-        what = f"there are {len(pools)} worker pools, but launcher.kind is 'pool', where all of a member is one step"
-        yield what, "pools", "use launcher=slurm or local, or one pool"
+def pools_fit_the_pool(launcher: Launcher, pools: tuple[Pool, ...]) -> Iterator[Finding]:
+    pool = find_pool(launcher.pool) if launcher.kind == "pool" and launcher.pool is not None else None
+    nodes = sum(each.machine.nodes for each in pools)
+    if pool is not None and len(pools) > 1 and nodes > (there := _has(pool)["nodes"]):
+        what = (
+            f"the {len(pools)} worker pools have {nodes} nodes together, but pool {launcher.pool} has {there} node(s)"
+        )
+        yield what, "pools", "ask for fewer replicas, or bring up a larger pool"
 
 
 def pool_is_known(launcher: Launcher) -> Iterator[Finding]:

@@ -44,6 +44,12 @@ def takes(kind: str, root: Path) -> tuple[str, ...] | None:
     return getattr(_of_kind("model", kind, root), "TAKES", None)
 
 
+def has_blocks(kind: str, root: Path) -> bool | None:
+    """Whether a kind of model is made of blocks (trainer/parallel/units.py); None of a user's own."""
+    module = _of_kind("model", kind, root)
+    return None if module is None else bool(getattr(module, "HAS_BLOCKS", False))
+
+
 @functools.cache
 def measured(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Metrics of our trainer: those an objective may name, and those reported beside them."""

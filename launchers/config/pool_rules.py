@@ -58,23 +58,6 @@ def trainers_are_one_group(pools: tuple[Pool, ...], job: Job) -> Iterator[Findin
             yield what, f"{place}.accelerator", "give all its pools the same kind of accelerator"
 
 
-def a_source_is_installed_once(pools: tuple[Pool, ...], job: Job) -> Iterator[Finding]:
-    """At launch, for the chief's interpreter."""
-    jobs = [pool.job or job for pool in pools]
-    sourced = [each.kind == "module" and each.source is not None for each in jobs]
-    for pool, own, is_sourced in zip(pools[1:], jobs[1:], sourced[1:], strict=True):
-        if not (is_sourced or (sourced[0] and own.kind == "module")):
-            continue
-        first, box = jobs[0], pools[0].container
-        same_program = (own.source, own.module, own.wheelhouse) == (first.source, first.module, first.wheelhouse)
-        if not (sourced[0] and same_program and pool.container == box):
-            what = (
-                f"pool {pool.number} runs a module of {own.source}, and pool 0 another program, or in another container"
-            )
-            do = "a source is installed for the chief alone: give all pools one module and container, or job=script"
-            yield what, f"pools.{pool.number}.job.source", do
-
-
 def waiting_is_in_a_queue(launcher: Launcher) -> Iterator[Finding]:
     if launcher.kind != "slurm" and launcher.max_wait_min is not None:
         where = {"local": "nobody waits for machines", "pool": "members wait for no queue of Slurm's"}[launcher.kind]

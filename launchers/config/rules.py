@@ -55,14 +55,14 @@ def ranks_fit_the_machine(machine: Machine, accelerator: Accelerator) -> Iterato
         yield what, "machine.cpus_per_rank", "lower machine.cpus_per_rank or machine.ranks_per_node"
     if 0 < accelerator.count < ranks:
         what = f"machine.ranks_per_node is {ranks}, but a node gives {accelerator.count} accelerators"
-        yield what, "machine.ranks_per_node", "set it to null: one rank per accelerator"
+        yield what, "machine.ranks_per_node", "set it to null: one rank per accelerator; or raise accelerator.count"
 
 
 def container_drives_the_accelerator(container: Container, accelerator: Accelerator) -> Iterator[Finding]:
     if accelerator.kind not in container.accelerators:
         has = ", ".join(container.accelerators)
         what = f"accelerator.kind is {accelerator.kind!r}, but this container's libraries drive: {has}"
-        do = "choose a container built for it, such as container=pytorch-cuda"
+        do = f"choose a container built for it, or say that this one is: container.accelerators=[{accelerator.kind}]"
         if accelerator.kind == "none":
             do = "choose an accelerator (accelerator=a100), or a container for CPUs (container=pytorch-cpu); to try the"
             do += " image without a card: add none to container.accelerators"
@@ -105,7 +105,8 @@ def launcher_has_the_nodes(launcher: Launcher, machine: Machine, pools: tuple[Po
     """Of several pools the replicas are processes of this machine."""
     if launcher.kind == "local" and machine.nodes > 1 and len(pools) == 1:
         what = f"machine.nodes is {machine.nodes}, but launcher=local has this machine alone"
-        yield what, "machine.nodes", "use launcher=slurm, or machine.nodes=1 with more machine.ranks_per_node"
+        do = "use launcher=slurm, or machine.nodes=1 with more machine.ranks_per_node, or worker pools (pools=...)"
+        yield what, "machine.nodes", do
 
 
 def notice_fits_the_limit(job: Job, machine: Machine) -> Iterator[Finding]:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from conf.job_schema import Job
 from conf.machine_schema import Accelerator
-from conf.schema import Component, Objective
+from conf.schema import Component, Objective, Pool, ranks_per_node
 from conf.sweep_schema import Grid, Search
 from conf.train_schema import Train
-from launchers.config.options import kinds, measured, preview, takes
+from launchers.config.options import has_blocks, kinds, measured, preview, takes
 from launchers.folders import ROOT
 
 Finding = tuple[str, str, str]
@@ -47,6 +47,21 @@ def engine_can_do_as_told(job: Job, engine: Component, accelerator: Accelerator)
         yield what, "engine.compression", "use engine.compression=fp16"
 
 
+def shards_share_out_the_ranks(job: Job, engine: Component, pools: tuple[Pool, ...]) -> Iterator[Finding]:
+    world, shard = sum(pool.machine.nodes * ranks_per_node(pool) for pool in pools), engine.options.get("shard_ranks")
+    if job.kind == "trainer" and engine.kind == "fsdp" and shard and world > 1 and world % shard:
+        what = f"engine.shard_ranks is {shard}, which does not divide the run's {world} ranks"
+        divisors = ", ".join(str(n) for n in range(1, world + 1) if world % n == 0)
+        yield what, "engine.shard_ranks", f"use one of: {divisors}, or null for all ranks"
+
+
+def recompute_has_blocks(job: Job, model: Component, train: Train) -> Iterator[Finding]:
+    if job.kind == "trainer" and train.recompute and has_blocks(model.kind, ROOT) is False:
+        others = [kind for kind in kinds("model", ROOT) if has_blocks(kind, ROOT)]
+        what = f"train.recompute is true, and model {model.kind} has no blocks to compute again"
+        yield what, "train.recompute", f"set it to false, or choose a model that has: {', '.join(others)}"
+
+
 def objective_is_measured(job: Job, data: Component, objective: Objective) -> Iterator[Finding]:
     if job.kind == "trainer":
         names, _ = _measured(data)
@@ -65,11 +80,11 @@ def end_is_evaluated(job: Job, train: Train, objective: Objective) -> Iterator[F
 
 
 def search_is_measured(
-    job: Job, data: Component, accelerator: Accelerator, sweep: Grid | Search | None
+    job: Job, data: Component, accelerator: Accelerator, pools: tuple[Pool, ...], sweep: Grid | Search | None
 ) -> Iterator[Finding]:
     if job.kind != "trainer" or not isinstance(sweep, Search):
         return
-    absent = _absent(data, accelerator)
+    absent = _absent(data, accelerator, sum(pool.machine.nodes * ranks_per_node(pool) for pool in pools))
     names = [name for some in _measured(data) for name in some if name not in absent]
     for part in ("objectives", "constraints"):
         for i, said in enumerate(getattr(sweep, part)):
@@ -78,11 +93,12 @@ def search_is_measured(
                 yield f"{key} is {said.metric!r}, which a trial does not report", key, f"use one of: {', '.join(names)}"
 
 
-def _absent(data: Component, accelerator: Accelerator) -> set[str]:
-    """Metrics that are reported of other data, or of cards alone."""
+def _absent(data: Component, accelerator: Accelerator, ranks: int) -> set[str]:
+    """Metrics that are reported of other data, of cards or of several ranks alone."""
     given = preview(data, ROOT)
     found = {"train/tokens_per_s"} if given is not None and given.form in ("images", "numbers") else set[str]()
     found |= set() if accelerator.peak_tflops else {"train/mfu"}
+    found |= set() if ranks > 1 else {"train/slowest_rank", "train/rank_spread"}
     return found | ({"train/memory_gb"} if accelerator.device == "cpu" else set())
 
 

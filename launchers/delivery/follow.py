@@ -30,7 +30,8 @@ class Follower:
         self.run, self.every_s, self.watched = run, every_s, watched
         self.born = start_of(watched)
         self.trouble = ""
-        # Blocked, and taken up by sigtimedwait: a delivery is never cut in two, a pause ends at once.
+        # Blocked, and taken up by sigtimedwait: a delivery is never cut in two, a pause ends at once. Threads that are
+        # there already (numpy's, where this module imported it) would take them and die: all others begin after this.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPS, ENDED))
 
     def work(self) -> int:

@@ -20,7 +20,6 @@ from types import MappingProxyType
 from typing import Any
 
 from conf.schema import chiefs_job
-from launchers.delivery import predictor
 from launchers.delivery.forward import datasets_of, digest_of
 from launchers.delivery.model_folder import SAVED, ModelFolder
 from launchers.delivery.store import Client
@@ -28,6 +27,9 @@ from launchers.delivery.tracking import TAG_LENGTH, Tracking, member_tags, spec_
 from launchers.errors import SiteError
 from launchers.run_folder.record import Member, Run, read_json, read_lines
 
+PREDICTOR = Path(__file__).with_name("predictor.py")
+"""Read, not imported: it brings numpy and its threads, which follow.py's signals must not find."""
+EXPORT = "model.pt2"
 LOADER = "fairlead_predictor"
 LOGGED_NAME = "model"
 """Of the logged model in its run; the registry's name is the user's."""
@@ -105,7 +107,7 @@ def register(
 
 def _checked(member: Member) -> Export:
     export = Export(member.model, read_json(member.model / "card.json"))
-    if predictor.EXPORT not in export.card["files"]:
+    if EXPORT not in export.card["files"]:
         do = "its weights are in model.safetensors; tracking.register=null registers nothing"
         raise SiteError("the model was not registered: torch.export could not take it", str(member.model), do)
     for name, wanted in export.card["files"].items():
@@ -125,7 +127,7 @@ def _export_to_log(run: Run, index: int, lineage: Mapping[str, str]) -> ToLog:
     export = _checked(run.member(index))
     card = export.card
     return ToLog(
-        tags={**lineage, **_tags(run, index, card["files"][predictor.EXPORT], card.get("metrics", {}))},
+        tags={**lineage, **_tags(run, index, card["files"][EXPORT], card.get("metrics", {}))},
         save=lambda folder, logged: _save(folder, export, logged),
         params={"kind": str(card["model"]["kind"]), "parameters": str(card["parameters"])},
         kind=card.get("task"),
@@ -208,7 +210,7 @@ def _save(folder: Path, export: Export, logged: Any) -> None:
     data.mkdir()
     for path in export.files:
         (data / path.name).symlink_to(path.resolve())
-    shutil.copyfile(Path(predictor.__file__), code)
+    shutil.copyfile(PREDICTOR, code)
     card = export.card
     mlflow.pyfunc.save_model(
         path=str(folder / "saved"),

@@ -1,12 +1,11 @@
-"""What the ranks' heartbeats and stacks say: who hangs, and where. Reads the files of trainer/insight/heartbeat.py.
+"""What the ranks' heartbeats (run_folder/beat.py) and stacks say: who hangs, and where.
 
-Pure but for `beat_of` and `stacks_of`. Whether it is time to ask is watchdog.py's.
+Pure but for what reads stacks. Whether it is time to ask is watchdog.py's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import signal
 from collections.abc import Sequence
@@ -14,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.job_schema import Hang
+from launchers.run_folder.beat import SIZE, Beat, beat_of
 
 STACKS = signal.SIGUSR1
 """Asks a rank of ours for its stacks."""
-SIZE = 256
-"""Bytes of a beat; the stacks stand behind it."""
 STEPPING = ("train", "data wait", "evaluation")
 """Sections in which a rank beats at each step or batch; the others may take long."""
 KEYS = {
@@ -52,19 +50,6 @@ SHOWN = 12
 """Frames of a stack that an outcome shows, the innermost."""
 
 
-@dataclass(frozen=True)
-class Beat:
-    """The last sign of a rank."""
-
-    section: str = "start"
-    """Where it has given none yet: Slurm, the container and Python are at work."""
-    step: int = 0
-    pace_s: float | None = None
-    """Its median step."""
-    host: str | None = None
-    t: float | None = None
-
-
 @dataclass(frozen=True, order=True)
 class Limit:
     """For how long a rank may give no sign."""
@@ -89,20 +74,6 @@ class Culprit:
     def where(self) -> str:
         step = f" after step {self.beat.step}" if self.beat.section in STEPPING and self.beat.step else ""
         return f"{self.beat.section}{step}"
-
-
-def beat_of(path: Path) -> Beat:
-    """The beat in a file; of one that is not there, or torn, the beat of a rank that gave none yet.
-
-    Raises OSError where the storage does not answer.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        with path.open("rb") as f:
-            text = f.read(SIZE)
-        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
-            said = json.loads(text)
-            return Beat(said["section"], said["step"], said["pace_s"], said["host"], said["t"])
-    return Beat()
 
 
 def stacks_of(path: Path) -> str:

@@ -109,20 +109,23 @@ def fits(longest_s: float, notice_s: int) -> bool:
     return longest_s * LONGER + notice_s < seconds_left()
 
 
-def job_state() -> Literal["running", "ending", "returning"]:
-    """What Slurm does with this job: lets it run, ends it for good, or has requeued it already.
+def job_state() -> Literal["running", "preempted", "ending", "returning"]:
+    """What Slurm does with this job: lets it run, has begun to take its nodes away, ends it for good, or has requeued
+    it already.
 
-    Measured: RUNNING throughout the grace time of a preemption, COMPLETING at once after scancel. Of a job that
-    comes back Slurm says when it was preempted, or counts one restart more than this run of it knows.
+    Measured: RUNNING throughout the grace time of a preemption, which has a time of its own; COMPLETING at once after
+    scancel. Of a job that comes back Slurm says when it was preempted, or counts one restart more than this run of it
+    knows.
     """
     try:
         known = described()
     except CommandError:
         return "running"
-    if known.get("JobState") == "RUNNING":
-        return "running"
+    preempted = known.get("PreemptTime", "None")
+    if known.get("JobState") == "RUNNING":  # times are ISO 8601: an earlier run's preemption was before this start
+        return "preempted" if preempted[:1].isdigit() and preempted >= known.get("StartTime", "") else "running"
     requeued = int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    return "returning" if requeued or known.get("PreemptTime", "None")[:1].isdigit() else "ending"
+    return "returning" if requeued or preempted[:1].isdigit() else "ending"
 
 
 def described() -> dict[str, str]:

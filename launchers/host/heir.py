@@ -11,10 +11,11 @@ import os
 import shutil
 
 from launchers.run_folder.record import Member, Run, read_json, write_json
+from launchers.run_folder.saved import ASIDE
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
-UNFINISHED = shutil.ignore_patterns("step-*.tmp.*", "step-*.damaged")
-"""Of our trainer: what its next attempt would delete."""
+UNFINISHED = shutil.ignore_patterns("step-*.tmp.*", *(f"step-*{end}" for end in ASIDE))
+"""Of our trainer: what is no checkpoint to go on from."""
 
 
 def inherit(run: Run, member: Member, linked: bool) -> None:

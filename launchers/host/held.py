@@ -1,22 +1,22 @@
-"""A member's ranks as one step of a held allocation, among the steps of others.
+"""A member's ranks as one step of a held allocation, or one for each unit of its pools, among the steps of others.
 
-Nothing here may touch the allocation itself: what ends a member ends its own step, by its name. Which nodes are its
+Nothing here may touch the allocation itself: what ends a member ends its own steps, by their names. Which nodes are its
 own was said by the queue that started its supervisor (in_pool.py), which runs on the allocation's first host.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from launchers.command import output_of
 from launchers.errors import CommandError
 from launchers.host.ranks import DIES_WITH_US, KILL_AFTER_S, POLL_S, on_every_node
+from launchers.layout import Unit
 from launchers.plan import Plan
 from launchers.queue.in_pool import Place, steps_of
 from launchers.queue.slurm import client_environment
@@ -28,30 +28,37 @@ TELL_EVERY_S = 0.5
 
 
 class HeldStep:
-    """All ranks as one srun step, on nodes of its own."""
+    """All ranks as one srun step, or those of one unit of several pools, on nodes of its own."""
 
     first_rank: int | None = None
     blame = ""
     offset = 0
 
-    def __init__(self, step: Step, attempt: Attempt, env: Mapping[str, str], name: str) -> None:
-        self._place, self._name = Place.given(), name
-        self.said = (attempt.path / "srun.log",)
+    def __init__(
+        self, step: Step, attempt: Attempt, env: Mapping[str, str], name: str, unit: Unit | None = None
+    ) -> None:
+        self._place, self._name = _of_unit(Place.given(), unit), name
+        self.said = (attempt.path / (f"srun-{unit.name}.log" if unit else "srun.log"),)
         self._untold: list[signal.Signals] = []
         self._next = 0.0
         self._end_by = float("inf")
         argv = (step.argv[0], *where(self._place), *step.argv[1:])
-        with (attempt.path / "srun.log").open("ab") as log:
+        with self.said[0].open("ab") as log:
             self._srun = subprocess.Popen(
                 (*DIES_WITH_US, *argv), env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
 
+    def processes(self) -> Mapping[int, int]:
+        return {}
+
     def tell(self, number: signal.Signals) -> None:
-        """By scancel of the step, in `wait`, where there is time to try again. What is told to end is ended some time
-        later, as Slurm would."""
-        self._untold.append(number)
+        self.give_notice(number)
         if number == signal.SIGTERM:
             self._end_by = min(self._end_by, time.monotonic() + KILL_AFTER_S)
+
+    def give_notice(self, number: signal.Signals) -> None:
+        """By scancel of the step, in `wait`, where there is time to try again."""
+        self._untold.append(number)
 
     def kill(self) -> None:
         """Through srun, which turns a SIGTERM into a SIGKILL of its tasks (srun(1), «Signals»)."""
@@ -77,22 +84,16 @@ class HeldStep:
                 self._untold.pop(0)
 
 
+def _of_unit(place: Place, unit: Unit | None) -> Place:
+    """The nodes of one unit: pools lie behind each other on those of their member."""
+    if unit is None:
+        return place
+    return dataclasses.replace(place, nodes=place.nodes[unit.relative : unit.relative + unit.nodes])
+
+
 def where(place: Place) -> tuple[str, ...]:
     """srun's options for these nodes of that allocation."""
     return (f"--jobid={place.job}", f"--nodelist={','.join(place.nodes)}")
-
-
-def notice_later(plan: Plan) -> None:
-    """The member's own time limit, which Slurm does not see to here: this process gets the notice that it would give.
-    (That of the allocation's end comes from Slurm.)"""
-    later(plan.time_limit_min * 60 - plan.notice_s, lambda: os.kill(os.getpid(), signal.SIGUSR2))
-
-
-def later(seconds: float, act: Callable[[], None]) -> None:
-    """Unless this process has ended by then."""
-    timer = threading.Timer(max(0.0, seconds), act)
-    timer.daemon = True
-    timer.start()
 
 
 def remove_folders(folders: Sequence[str], plan: Plan) -> None:

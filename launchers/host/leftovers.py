@@ -1,8 +1,8 @@
 """Which processes of this node belong to a program, and the end of those that outlive it.
 
 Found by a variable that the program starts with and hands on, by the output they still hold, and by descent as it was
-seen while they had a parent: one that does away with all three within a second is not found. Reads /proc; standard
-library only, as it runs beside each rank.
+seen while they had a parent: one that does away with all three within a second is not found. Where the program leads a
+session, guard.py finds all who stay in that. Reads /proc; standard library only, as it runs beside each rank.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 MARK = "FAIRLEAD_PROCESS"
 """Variable with the number and the start of the program's first process: no other has both."""
@@ -30,19 +31,11 @@ class Family:
 
     def count(self) -> int:
         """How many there are now, by descent: cheap, and what is seen now is remembered."""
-        parents, starts = _processes()
-        children: dict[int, list[int]] = {}
-        for pid, parent in parents.items():
-            children.setdefault(parent, []).append(pid)
-        waiting = [self._first, *(pid for pid, start in self._known.items() if starts.get(pid) == start)]
-        found: dict[int, str] = {}
-        while waiting:
-            pid = waiting.pop()
-            if pid in starts and pid not in found and pid != self._own:
-                found[pid] = starts[pid]
-                waiting += children.get(pid, ())
-        self._known = found
-        return len(found)
+        there = processes()
+        there.pop(self._own, None)
+        still = (pid for pid, start in self._known.items() if pid in there and there[pid].start == start)
+        self._known = descended([self._first, *still], there)
+        return len(self._known)
 
     def living(self) -> set[int]:
         """All that can be found."""
@@ -50,17 +43,8 @@ class Family:
         return set(self._known) | {pid for pid in _numbers() if pid != self._own and self._is_ours(pid)}
 
     def end(self) -> int:
-        """End every one of them, and return how many there were. First all are stopped, so that none begins another
-        meanwhile."""
-        stopped: set[int] = set()
-        for _ in range(ROUNDS):
-            found = self.living() - stopped
-            if not found:
-                break
-            _send(found, signal.SIGSTOP)
-            stopped |= found
-        _send(stopped, signal.SIGKILL)
-        return len(stopped)
+        """End every one of them, and return how many there were."""
+        return end_all(self.living)
 
     def _is_ours(self, pid: int) -> bool:
         try:
@@ -72,29 +56,68 @@ class Family:
             return False
 
 
+def end_all(living: Callable[[], set[int]]) -> int:
+    """End all processes that are found, and return how many there were. First all are stopped, so that none begins
+    another meanwhile."""
+    stopped: set[int] = set()
+    for _ in range(ROUNDS):
+        found = living() - stopped
+        if not found:
+            break
+        _send(found, signal.SIGSTOP)
+        stopped |= found
+    _send(stopped, signal.SIGKILL)
+    return len(stopped)
+
+
+def in_session(leader: int, start: str) -> set[int]:
+    """Processes of the session that this one leads, or led before it ended; none where its number is another's now."""
+    found = {pid: process for pid, process in processes().items() if process.session == leader}
+    return set() if leader in found and found[leader].start != start else set(found)
+
+
 def start_of(pid: int) -> str | None:
     """When a process started, in clock ticks since boot; None where there is none, or only what its parent has not
     collected. (process.py's, in a process that loads little.)"""
-    return fields[1] if (fields := _stat(pid)) else None
+    return process.start if (process := _stat(pid)) else None
 
 
-def _processes() -> tuple[dict[int, int], dict[int, str]]:
-    """Parent and start of each process."""
-    parents, starts = {}, {}
-    for pid in _numbers():
-        if fields := _stat(pid):
-            parents[pid], starts[pid] = fields
-    return parents, starts
+class Process(NamedTuple):
+    """What proc(5) says of one in its stat."""
+
+    parent: int
+    session: int
+    start: str
 
 
-def _stat(pid: int) -> tuple[int, str] | None:
-    """Parent and start, see proc(5)."""
+def descended(first: Iterable[int], there: Mapping[int, Process]) -> dict[int, str]:
+    """Those of these processes that are there, all that they began, and when each started. Pure."""
+    children: dict[int, list[int]] = {}
+    for pid, process in there.items():
+        children.setdefault(process.parent, []).append(pid)
+    waiting, found = list(first), dict[int, str]()
+    while waiting:
+        pid = waiting.pop()
+        if pid in there and pid not in found:
+            found[pid] = there[pid].start
+            waiting += children.get(pid, ())
+    return found
+
+
+def processes() -> dict[int, Process]:
+    """Those of this machine, by number; none that has ended."""
+    return {pid: process for pid in _numbers() if (process := _stat(pid))}
+
+
+def _stat(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as f:  # noqa: PTH123
             fields = f.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in (b"Z", b"X") else (int(fields[1]), fields[19].decode())
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return Process(parent=int(fields[1]), session=int(fields[3]), start=fields[19].decode())
 
 
 def _numbers() -> list[int]:

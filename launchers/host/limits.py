@@ -1,8 +1,10 @@
-"""How much time has an attempt? Asked of Slurm once its ranks start, and left for them in limits.json.
+"""How much time has an attempt? Left for its ranks in limits.json, and kept here where Slurm does not see to it.
 
 A program that knows how long it may go on after a notice can tell whether a save still fits: that is
 trainer/checkpoints/grace.py's.
-Nothing waits for the answer, and whatever Slurm does not say stays unsaid.
+Slurm is asked once the ranks start; nothing waits for its answer, and whatever it does not say stays unsaid. On this
+machine and in a held allocation a member's time counts from its first attempt there, over all restarts, until it goes
+back to the queue: as that of an allocation does.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import contextlib
 import math
 import os
 import re
+import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from launchers.command import output_of
@@ -26,9 +29,14 @@ from launchers.run_folder.record import Attempt, write_json
 
 NAME = "limits.json"
 ASK_S = 10.0
+BY_QOS = "preempt/qos"
 CUT_S = 10.0
 """Before its time limit a program that has not saved is ended, so that the supervisor outlives it and says so: Slurm
 would end both (measured: the batch step two seconds before the others)."""
+LOOK_S = 5.0
+"""Between two looks at the clock: while a laptop sleeps, its clock goes on and its timers do not."""
+KILL_AGAIN_S = 30.0
+"""Ranks may be starting at the very moment."""
 
 
 def cut_s(notice_s: int) -> float:
@@ -36,33 +44,63 @@ def cut_s(notice_s: int) -> float:
     return min(CUT_S, notice_s / 4)
 
 
-def tell(plan: Plan, attempt: Attempt) -> None:
-    """Find out how much time the ranks of an attempt have, and leave it for them; returns at once."""
-    threading.Thread(target=_tell, args=(plan, attempt), name="limits", daemon=True).start()
+def keep(plan: Plan, began: float) -> None:
+    """Where Slurm does not see to a member's own time limit, this process gets the notice that it would give. (That of
+    a held allocation's end comes from Slurm.)"""
+    if plan.time_limit_min is not None:
+        notice_at = began + plan.time_limit_min * 60 - plan.notice_s
+        threading.Thread(target=_give_notice, args=(notice_at,), name="time limit", daemon=True).start()
 
 
-def _tell(plan: Plan, attempt: Attempt) -> None:
+def _give_notice(at: float) -> None:
+    while (left_s := at - time.time()) > 0:
+        time.sleep(min(left_s, LOOK_S))
+    os.kill(os.getpid(), signal.SIGUSR2)
+
+
+def end_after_notice(plan: Plan, kill: Callable[[], None]) -> None:
+    """Notice was given just now: end ranks that are still there a little before the limit; returns at once."""
+
+    def insist() -> None:
+        time.sleep(after_notice_s(plan))
+        while True:
+            kill()
+            time.sleep(KILL_AGAIN_S)
+
+    def before_slurm_does() -> None:
+        element.before_the_limit(cut_s(plan.notice_s), kill)
+
+    act = before_slurm_does if plan.launcher == "slurm" else insist
+    threading.Thread(target=act, name="end", daemon=True).start()
+
+
+def tell(plan: Plan, attempt: Attempt, began: float) -> None:
+    """Find out how much time the ranks of an attempt have, and leave it for them; returns at once. `began` is when the
+    member's first attempt since it was queued did."""
+    threading.Thread(target=_tell, args=(plan, attempt, began), name="limits", daemon=True).start()
+
+
+def _tell(plan: Plan, attempt: Attempt, began: float) -> None:
     partition = os.environ.get("SLURM_JOB_PARTITION")
     if plan.launcher == "slurm" and not partition:
         return
-    found = on_slurm(plan, partition) if partition and plan.launcher == "slurm" else here(plan)
-    if plan.launcher == "pool":
-        found = {
-            "ends_at": ends_at(plan, time.time()),
-            "notice_s": {**found["notice_s"], "SIGUSR2": after_notice_s(plan)},
-        }
+    found = on_slurm(plan, partition) if partition and plan.launcher == "slurm" else here(plan, began)
     with contextlib.suppress(OSError):
         write_json(attempt.path / NAME, found)
 
 
-def here(plan: Plan) -> dict[str, Any]:
-    """On this machine: nobody kills a rank but us."""
-    return {"ends_at": None, "notice_s": {"SIGTERM": KILL_AFTER_S, "SIGUSR2": float(plan.notice_s)}}
+def here(plan: Plan, began: float) -> dict[str, Any]:
+    """Where nobody kills a rank but us: on this machine, and in a held allocation."""
+    end = ends_at(plan, began)
+    notice_s = {"SIGTERM": KILL_AFTER_S, "SIGUSR2": after_notice_s(plan)}
+    return {"ends_at": end if end < math.inf else None, "notice_s": notice_s}
 
 
-def ends_at(plan: Plan, begun: float) -> float:
-    """When a member in a held allocation has to have ended that began then: its own limit, or the allocation's."""
-    return min(Place.given().ends_at, begun + plan.time_limit_min * 60)
+def ends_at(plan: Plan, began: float) -> float:
+    """When a member has to have ended that began then: its own limit, or that of the held allocation it
+    runs in; infinite where there is neither."""
+    own = began + plan.time_limit_min * 60 if plan.time_limit_min is not None else math.inf
+    return min(Place.given().ends_at, own) if plan.launcher == "pool" else own
 
 
 def after_notice_s(plan: Plan) -> float:
@@ -71,21 +109,43 @@ def after_notice_s(plan: Plan) -> float:
 
 
 def on_slurm(plan: Plan, partition: str) -> dict[str, Any]:
-    """Of the job this process runs in. SIGTERM comes with a preemption, and leaves the partition's grace time."""
+    """Of the job this process runs in. SIGTERM comes with a preemption, and leaves its grace time."""
     left_s = element.seconds_left()
-    grace_s = grace_s_of(_said("partition", partition), _said("config"))
+    config = _said("config")
+    qos = _grace_of_qos() if config.get("PreemptType") == BY_QOS else None
+    grace_s = grace_s_of(_said("partition", partition), config, qos)
     notice_s: dict[str, float] = {"SIGUSR2": after_notice_s(plan)}
     if grace_s is not None:
         notice_s["SIGTERM"] = grace_s
     return {"ends_at": time.time() + left_s if left_s < math.inf else None, "notice_s": notice_s}
 
 
-def grace_s_of(partition: Mapping[str, str], config: Mapping[str, str]) -> float | None:
-    """How long a job lives after SIGTERM: GraceTime of its partition where it has one, else what Slurm gives every
-    process between SIGTERM and SIGKILL (KillWait, «slurm.conf»). None where Slurm does not say."""
-    words = [(partition.get("GraceTime") or "0").split()[0], (config.get("KillWait") or "0").split()[0]]
-    numbers = [float(word) for word in words if word.isdigit() and int(word) > 0]
-    return numbers[0] if numbers else None
+def grace_s_of(partition: Mapping[str, str], config: Mapping[str, str], qos: str | None = None) -> float | None:
+    """How long a job lives after SIGTERM, None where Slurm does not say. The GraceTime of what is preempted, by
+    PreemptType its quality of service or else its partition («slurm.conf», «sacctmgr»); where that is none, what Slurm
+    gives every process between SIGTERM and SIGKILL (KillWait)."""
+    grace = partition.get("GraceTime") or "0" if qos is None else qos
+    numbers = [_seconds(word) for word in (grace, config.get("KillWait") or "0")]
+    return next((number for number in numbers if number > 0), None)
+
+
+def _grace_of_qos() -> str | None:
+    """What the accounting says of this job's quality of service; None where it does not answer."""
+    name = os.environ.get("SLURM_JOB_QOS")
+    with contextlib.suppress(CommandError):
+        argv = ["sacctmgr", "--noheader", "--parsable2", "show", "qos", "where", f"name={name}", "format=GraceTime"]
+        said = output_of(argv, timeout_s=ASK_S).split() if name else []
+        return said[0] if len(said) == 1 else None
+    return None
+
+
+def _seconds(text: str) -> float:
+    """`30`, `30 sec`, `00:05:00` or `1-00:00:00`; 0 for what is none of these."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):(\d+):)?(\d+)(?: sec)?", text)
+    if found is None:
+        return 0.0
+    days, hours, minutes, seconds = (int(group or 0) for group in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def _said(*what: str) -> dict[str, str]:

@@ -37,7 +37,8 @@ def located(plan: Plan, member: int, attempt: int) -> Located:
     if plan.launcher == "local" or sum(pool.nodes for pool in pools) == 1:
         return Located(hosts=tuple((LOOPBACK,) for _ in pools), port=port)
     if plan.launcher == "pool":
-        return Located(hosts=(Place.given().nodes,), port=port)
+        mine, first = Place.given().nodes, [pool.place.first_node for pool in pools]
+        return Located(hosts=tuple(mine[i : i + p.nodes] for i, p in zip(first, pools, strict=True)), port=port)
     return Located(hosts=tuple(_hosts_of_pools(pools)), port=port)
 
 

@@ -60,6 +60,13 @@ def decided(outcome: Outcome, allowed: int, course: Course) -> Outcome:
     return dataclasses.replace(outcome, state="RESTARTED")
 
 
+def often_enough(outcome: Outcome, requeues: int, limit: int) -> Outcome:
+    """The end of a member that went back to the queue as often as it may with no new checkpoint; what to do is its
+    cause's (outcome.py)."""
+    said = f"requeued {requeues} time(s) in a row without a new checkpoint, and job.max_requeues is {limit}"
+    return dataclasses.replace(outcome, state="FAILED", message=f"{outcome.message}; {said}")
+
+
 def suspect(hosts: Sequence[str | None]) -> str | None:
     """The host that ended each of these attempts; None where it was not always the same, or is not known."""
     return hosts[0] if hosts and len(set(hosts)) == 1 else None

@@ -19,6 +19,7 @@ from typing import Protocol
 from launchers.command import output_of
 from launchers.errors import CommandError
 from launchers.host.element import own_id, steps_of
+from launchers.host.guard import Guard
 from launchers.host.settling import settle
 from launchers.layout import Unit
 from launchers.plan import Plan, PoolPlan
@@ -28,7 +29,8 @@ from launchers.step import Step
 
 POLL_S = 0.05
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
-"""A rank whose supervisor is killed must not go on writing checkpoints beside the next attempt's (util-linux)."""
+"""A rank whose supervisor is killed must not go on writing checkpoints beside the next attempt's (util-linux). In a
+container it takes more (guard.py)."""
 KILL_AFTER_S = 30.0
 SETTLED_S = 10.0
 """So long what stands beside the ranks (piped.py) may take to clean up after them; it needs a tenth of that."""
@@ -50,8 +52,15 @@ class Ranks(Protocol):
     def said(self) -> tuple[Path, ...]:
         """Files with what Slurm said of its end."""
 
+    def processes(self) -> Mapping[int, int]:
+        """Rank and process of those that run on this machine, where we began them ourselves."""
+
     def tell(self, number: signal.Signals) -> None:
-        """Send every rank a signal; one that is gone already is no error."""
+        """Send every rank a signal; one that is gone already is no error. Whom SIGTERM tells to end is ended
+        KILL_AFTER_S later."""
+
+    def give_notice(self, number: signal.Signals) -> None:
+        """Likewise, but whoever gives it ends those that stay, when their time is over."""
 
     def kill(self) -> None:
         """End every rank at once, whatever it is doing; one that is gone already is no error."""
@@ -77,6 +86,9 @@ class SlurmStep:
         further = (name for name in env if re.fullmatch("SLURM_JOB_ID_HET_GROUP_[1-9][0-9]*", name))
         self._components = sorted(env[name] for name in further)
 
+    def processes(self) -> Mapping[int, int]:
+        return {}
+
     def tell(self, number: signal.Signals) -> None:
         """By scancel, which signals the tasks themselves (measured: each sees it once or twice).
 
@@ -92,6 +104,9 @@ class SlurmStep:
             # of a component's steps it says that there is no such job, and signals them (measured)
             quiet = subprocess.DEVNULL if self._components else None
             subprocess.run(argv, timeout=30, check=False, stdin=subprocess.DEVNULL, stderr=quiet)
+
+    def give_notice(self, number: signal.Signals) -> None:
+        self.tell(number)
 
     def kill(self) -> None:
         """Through srun, which turns a SIGTERM of its own into a SIGKILL of its tasks (srun(1), «Signals»), and so
@@ -118,6 +133,7 @@ class Processes:
         self.first_rank: int | None = None
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._told: float | None = None
+        self._noticed = False
         self._folder, self._first = str(attempt.path), unit.first_rank if unit else 0
         count, first = (unit.ranks, unit.first_rank) if unit else (pool.ranks, 0)
         for rank in range(count):
@@ -134,10 +150,19 @@ class Processes:
                         start_new_session=True,
                     )
                 )
+        self._guard = Guard(self._ranks) if pool.container is not None else None
+
+    def processes(self) -> Mapping[int, int]:
+        running = ((rank, p.pid) for rank, p in enumerate(self._ranks, self._first) if p.returncode is None)
+        return dict(running)
 
     def tell(self, number: signal.Signals) -> None:
         if number == signal.SIGTERM:
             self._told = self._told or time.monotonic()
+        _send(self._ranks, number)
+
+    def give_notice(self, number: signal.Signals) -> None:
+        self._noticed = self._noticed or number == signal.SIGTERM
         _send(self._ranks, number)
 
     def kill(self) -> None:
@@ -149,7 +174,9 @@ class Processes:
         while running := [p for p in self._ranks if p.poll() is None]:
             code = code or self._first_failure()
             if code and self._told is None:
-                self.tell(signal.SIGTERM)
+                self._told = time.monotonic()
+                if not self._noticed:  # who has heard that word already may be saving
+                    _send(running, signal.SIGTERM)
             if self._told is not None and time.monotonic() - self._told > KILL_AFTER_S:
                 _send(running, signal.SIGKILL)
             time.sleep(POLL_S)
@@ -158,6 +185,8 @@ class Processes:
                 os.killpg(process.pid, signal.SIGKILL)
         for rank in range(len(self._ranks)):
             settle(self._folder, self._first + rank, SETTLED_S)
+        if self._guard is not None:
+            self._guard.finish()
         return code or self._first_failure()
 
     def _first_failure(self) -> int:

@@ -11,7 +11,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from launchers.host.ranks import KILL_AFTER_S, Ranks, SlurmStep, tail
@@ -61,14 +61,23 @@ class Replicas:
         """The first rank of that step."""
         return self._decided.first_rank
 
+    def processes(self) -> Mapping[int, int]:
+        return {rank: pid for ranks in list(self._running.values()) for rank, pid in ranks.processes().items()}
+
     def tell(self, number: signal.Signals) -> None:
+        for ranks in self._to_be_told(number):
+            ranks.tell(number)
+
+    def give_notice(self, number: signal.Signals) -> None:
+        for ranks in self._to_be_told(number):
+            ranks.give_notice(number)
+
+    def _to_be_told(self, number: signal.Signals) -> list[Ranks]:
         """Slurm's are told all at once."""
         if number in NOTICES:
             self._told.set()
-        for ranks in list(self._running.values()):
-            ranks.tell(number)
-            if isinstance(ranks, SlurmStep):
-                return
+        running = list(self._running.values())
+        return running[:1] if running and isinstance(running[0], SlurmStep) else running
 
     def kill(self) -> None:
         self._killed = True

@@ -11,12 +11,10 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +23,11 @@ from typing import Any
 
 from launchers.errors import FairleadError
 from launchers.host import element, elsewhere, held, limits
-from launchers.host.policy import Course, allowed, decided, pause_s, suspect
+from launchers.host.policy import Course, allowed, decided, often_enough, pause_s, suspect
 from launchers.host.ranks import remove_folders
 from launchers.host.reserve import free_space
 from launchers.host.trying import Try
-from launchers.outcome import DONE, FINAL, Outcome, State
+from launchers.outcome import DONE, EX_TEMPFAIL, FINAL, Outcome, State
 from launchers.plan import Plan, plans_from
 from launchers.queue.in_pool import Place
 from launchers.queue.throttle import pass_on
@@ -38,6 +36,7 @@ from launchers.run_folder.record import (
     Member,
     Run,
     clock_of,
+    gave_up,
     last_sign,
     make_private,
     mark_ended,
@@ -45,6 +44,7 @@ from launchers.run_folder.record import (
     rows_of,
     write_json,
 )
+from launchers.run_folder.saved import Saved, requeues_in_a_row, saved_by
 from launchers.step import step_of
 
 RELAYED = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -60,31 +60,30 @@ class Supervisor:
         self.began = time.time()
         for number in RELAYED:
             signal.signal(number, self._on_signal)
-        if plan.launcher == "pool":
-            held.notice_later(plan)
 
     def supervise(self) -> Outcome:
         """Attempts until one is final or has to go back to the queue; none when its search needs no more."""
         try:
             if (done := self._done_before()) is not None:
                 return done
-            why = self._point()
+            without = self._point()
         except (FairleadError, OSError) as e:
             return self._put_back(e)
-        if why is not None:
-            print(f"fairlead: member={self.member.index} has no point: {why}", flush=True)
-            return Outcome(state="CANCELLED", cause="not_needed", exit_code=0, message=why)
+        if without is not None:
+            return without
+        self.began = time.time()  # what it waited for its point is nobody's work
+        limits.keep(self.plan, self.began)
         self._settle_predecessor()
         if (lost := self._lost_again()) is not None:
             return self._returned(lost)
         hosts = list[str | None]()
         while True:
-            attempt, known = _new_attempt(self.member), _checkpoints(self.member)
-            self._begin(attempt)
-            self.trying = Try(self.run, self.plan, attempt, self.signals)
+            attempt, known = _new_attempt(self.member), saved_by(self.member)
+            self._begin(attempt, known)
+            self.trying = Try(self.run, self.plan, attempt, self.signals, self.began)
             outcome = self.trying.outcome()
             # Where the attempts ended since the last new checkpoint, this one included.
-            hosts = [*([] if _checkpoints(self.member) - known else hosts), outcome.host]
+            hosts = [*([] if saved_by(self.member) - known else hosts), outcome.host]
             if often := allowed(outcome, self.plan.restarts):
                 outcome = decided(outcome, often, self._course(hosts, often))
             outcome = self._limited(outcome)
@@ -113,19 +112,20 @@ class Supervisor:
 
     def _course(self, hosts: Sequence[str | None], often: int) -> Course:
         """How the member has fared; whether it can go elsewhere is asked where it may not be tried here again."""
-        launcher, left_s = self.plan.launcher, math.inf
-        if launcher == "slurm":
-            left_s = element.seconds_left()
-        elif launcher == "pool":
-            left_s = limits.ends_at(self.plan, self.began) - time.time()
+        on_slurm = self.plan.launcher == "slurm"
+        left_s = element.seconds_left() if on_slurm else limits.ends_at(self.plan, self.began) - time.time()
         return Course(
             barren=len(hosts) - 1,
             left_s=left_s,
             notice_s=self.plan.notice_s,
             told=bool(self.signals),
-            queue=launcher != "local",
+            queue=self._has_a_queue(),
             avoid=self._to_avoid(hosts) if len(hosts) > often else "",
         )
+
+    def _has_a_queue(self) -> bool:
+        """Whether there is one to go back to: whoever ends this process on this machine ends its queue."""
+        return self.plan.launcher != "local" or "SIGTERM" not in self.signals
 
     def _pause(self, seconds: float) -> None:
         """Unless somebody asks for the end meanwhile: then the ranks are told when they have started."""
@@ -165,44 +165,63 @@ class Supervisor:
     def _returned(self, lost: Outcome) -> Outcome:
         """An attempt that starts no ranks."""
         attempt = _new_attempt(self.member)
-        self._begin(attempt)
+        self._begin(attempt, saved_by(self.member))
         outcome = self._limited(lost)
         self._write(attempt, outcome)
         return self._requeue(attempt, outcome) if outcome.state == "REQUEUED" else outcome
 
-    def _begin(self, attempt: Attempt) -> None:
+    def _begin(self, attempt: Attempt, saved: Saved) -> None:
+        """With what is there already: supervisors after this one tell by it whether the attempt has saved anything."""
         self._started = clock_of(attempt.path)
-        write_json(attempt.path / "started.json", self._place())
+        write_json(attempt.path / "started.json", {**self._place(), "saved": sorted(saved)})
 
-    def _point(self) -> str | None:
-        """A member of a search asks for its point. Returns why there is none."""
+    def _point(self) -> Outcome | None:
+        """A member of a search asks for its point. Returns what becomes of it where there is none."""
         (row,) = rows_of(self.run, {self.member.index})
         if not row.get("late") or self.member.point.exists():
             return None
-        from launchers.search.ask import ask  # with all that suggests points, which other jobs do without
+        from launchers.search.ask import GivesWay, ask  # with all that suggests points, which other jobs do without
 
-        return ask(self.run, self.plan, self.member.index)
+        try:
+            why = ask(self.run, self.plan, self.member.index)
+        except GivesWay as e:
+            return self._give_way(str(e))
+        return None if why is None else self._without_a_point(why)
+
+    def _without_a_point(self, why: str) -> Outcome:
+        print(f"fairlead: member={self.member.index} has no point: {why}", flush=True)
+        return Outcome(state="CANCELLED", cause="not_needed", exit_code=0, message=why)
+
+    def _give_way(self, why: str) -> Outcome:
+        """Back to the queue behind those that it waits for, as a member that has not begun: no attempt is counted."""
+        from launchers.search.ask import give_up
+
+        print(f"fairlead: member={self.member.index} gives its allocation back: {why}", flush=True)
+        if self.plan.launcher == "slurm":
+            argv = elsewhere.requeue_argv("", self.plan.max_wait_min is not None)
+            if said := element.back_to_the_queue(argv):
+                return self._without_a_point(
+                    give_up(self.run, self.member.index, f"{why}; it could not be requeued: {said}")
+                )
+        return Outcome(state="REQUEUED", cause="not_needed", exit_code=EX_TEMPFAIL, message=why)
 
     def _limited(self, outcome: Outcome) -> Outcome:
         """The outcome, or a final one where it may not be requeued again."""
         if outcome.state == "REQUEUED":
-            before = sum(1 for a in self.member.attempts() if (read_json(a.outcome) or {}).get("state") == "REQUEUED")
-            if self.plan.launcher == "local":
+            if not self._has_a_queue():
                 return dataclasses.replace(outcome, state="CANCELLED", cause="cancelled")
+            before = requeues_in_a_row(self.member)
             if before >= self.plan.max_requeues:
-                said = (
-                    f"{outcome.message}; job.max_requeues is {self.plan.max_requeues}, and it was requeued that often"
-                )
-                return dataclasses.replace(outcome, state="FAILED", message=said)
+                return often_enough(outcome, before, self.plan.max_requeues)
         return outcome
 
     def _requeue(self, attempt: Attempt, outcome: Outcome) -> Outcome:
-        """Back to the queue under the same job id, unless Slurm is ending the job anyhow. In a held allocation the
-        queue that started this process sees to it (in_pool.py)."""
-        if self.plan.launcher == "pool":
+        """Back to the queue under the same job id, unless Slurm is ending the job anyhow. On this machine and in a
+        held allocation the queue that started this process sees to it (local.py, in_pool.py)."""
+        if self.plan.launcher != "slurm":
             return outcome
         argv = elsewhere.requeue_argv(outcome.avoided, self.plan.max_wait_min is not None)
-        if element.job_state() == "running" and (said := element.back_to_the_queue(argv)):
+        if element.job_state() in ("running", "preempted") and (said := element.back_to_the_queue(argv)):
             outcome = dataclasses.replace(outcome, state="FAILED", message=f"could not be requeued: {said}")
             self._write(attempt, outcome)
         return outcome
@@ -254,11 +273,8 @@ class Supervisor:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number)
-        if name == signal.SIGUSR2 and name.name not in self.signals and self.plan.launcher == "pool":
-            held.later(limits.after_notice_s(self.plan), self._kill)
-        if name == signal.SIGUSR2 and name.name not in self.signals and self.plan.launcher == "slurm":
-            cut_s = limits.cut_s(self.plan.notice_s)
-            threading.Thread(target=element.before_the_limit, args=(cut_s, self._kill), daemon=True).start()
+        if name == signal.SIGUSR2 and name.name not in self.signals:
+            limits.end_after_notice(self.plan, self._kill)
         self.signals.add("SIGTERM" if name == signal.SIGINT else name.name)
         if self.trying is not None and not (self.plan.launcher == "slurm" and name != signal.SIGUSR2):
             self.trying.tell(name)
@@ -273,17 +289,6 @@ def _new_attempt(member: Member) -> Attempt:
     return Attempt(path)
 
 
-def _checkpoints(member: Member) -> frozenset[tuple[str, int]]:
-    """What a member has saved: names and times, without what is not whole."""
-    found = set()
-    with contextlib.suppress(FileNotFoundError):
-        for path in member.checkpoints.iterdir():
-            if not path.name.startswith(".") and ".tmp." not in path.name and not path.name.endswith(".damaged"):
-                with contextlib.suppress(FileNotFoundError):
-                    found.add((path.name, path.stat().st_mtime_ns))
-    return frozenset(found)
-
-
 def _beside(run: Run, index: int) -> contextlib.AbstractContextManager[None]:
     """What writes TensorBoard's files meanwhile, where the job asks for them."""
     if not (read_json(run.spec).get("tracking") or {}).get("tensorboard"):
@@ -296,10 +301,14 @@ def _beside(run: Run, index: int) -> contextlib.AbstractContextManager[None]:
 def run_element(run: Run, plan: Plan, number: int) -> int:
     """The members of an allocation, one after the other; the exit status of the batch step.
 
-    Begins no member that would probably not end in time: the job goes back to the queue instead.
+    Begins no member that would probably not end in time: the job goes back to the queue instead. Where one got no
+    point, none that lacks one asks for it: if it gave up, so do they.
     """
-    failed, begun, told = False, False, set[str]()
+    failed, begun, told, in_vain = False, False, set[str](), -1
     for index in element.waiting(run, plan, number):
+        if in_vain >= 0 and not run.member(index).point.exists():
+            _give_up_as(run, in_vain, index)
+            continue
         if begun and (told or not element.fits(element.longest_s(run, plan, number), plan.notice_s)):
             element.back_to_the_queue()
             return 1
@@ -307,9 +316,19 @@ def run_element(run: Run, plan: Plan, number: int) -> int:
         with _beside(run, index):
             outcome, told = supervisor.supervise(), supervisor.signals
         failed = failed or (outcome.state not in DONE and outcome.cause != "not_needed")
-        if outcome.state in ("REQUEUED", "CANCELLED"):
+        if (outcome.state, outcome.cause) == ("CANCELLED", "not_needed"):
+            in_vain = index
+        elif outcome.state in ("REQUEUED", "CANCELLED"):
             break
     return int(failed)
+
+
+def _give_up_as(run: Run, before: int, index: int) -> None:
+    """Where that member gave up, and is not simply needed no more."""
+    from launchers.search.ask import give_up
+
+    if said := read_json(gave_up(run, before)):
+        give_up(run, index, said["why"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -332,7 +351,7 @@ def main(argv: list[str] | None = None) -> int:
         index = number if arguments.member is None else arguments.member
         with _beside(run, index):
             outcome = Supervisor(run, plan, index).supervise()
-        code = int(outcome.state not in DONE and outcome.cause != "not_needed")
+        code = outcome.exit_code if outcome.cause == "not_needed" else int(outcome.state not in DONE)
     if plan.launcher == "slurm":
         pass_on(run, plan)
     return code

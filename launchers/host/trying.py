@@ -18,9 +18,10 @@ from conf.masking import masked
 from launchers.cluster import Located, hostfile
 from launchers.contract import HOSTFILE, LOCATED
 from launchers.errors import FairleadError, SiteError
-from launchers.host import element, exporting, heir, limits, memory
+from launchers.host import element, exporting, heir, limits, memory, working
 from launchers.host.client_masking import ClientMasking
 from launchers.host.held import HeldStep
+from launchers.host.memory_limit import MemoryLimit
 from launchers.host.place import located, told_of_pools
 from launchers.host.ranks import Processes, Ranks, SlurmStep, is_on_one_host, last_lines, tail
 from launchers.host.replicas import Replicas
@@ -30,9 +31,19 @@ from launchers.host.watchdog import Watchdog
 from launchers.layout import Unit
 from launchers.outcome import ABORTED, Evidence, Hung, Outcome, classify
 from launchers.plan import Plan, units_of
-from launchers.queue.slurm import client_environment
+from launchers.queue.slurm import client_environment, private_variables
 from launchers.run_folder import client_store
-from launchers.run_folder.record import Attempt, Member, Run, make_private, read_json, rows_of, write_json, write_text
+from launchers.run_folder.record import (
+    PROJECT,
+    Attempt,
+    Member,
+    Run,
+    make_private,
+    read_json,
+    rows_of,
+    write_json,
+    write_text,
+)
 from launchers.step import Start, end_name, step_name, step_of
 
 if TYPE_CHECKING:
@@ -40,15 +51,18 @@ if TYPE_CHECKING:
 
 
 class Try:
-    """One attempt. `signals` grows while it runs: what the supervisor was sent."""
+    """One attempt. `signals` grows while it runs: what the supervisor was sent; its time counts from `began`."""
 
-    def __init__(self, run: Run, plan: Plan, attempt: Attempt, signals: set[str]) -> None:
-        self.run, self.plan, self.attempt, self.signals = run, plan, attempt, signals
+    def __init__(self, run: Run, plan: Plan, attempt: Attempt, signals: set[str], began: float) -> None:
+        self.run, self.plan, self.attempt, self.signals, self.began = run, plan, attempt, signals, began
         self.member = Member(attempt.path.parent)
         self.ranks: Ranks | None = None
         self.secrets: Mapping[str, str] = {}
         self.kernel_kills = 0
         """Before the ranks began."""
+        self.over_memory = ""
+        self.starts_in_project = any(Path(pool.cwd or "/").parts[0] == PROJECT for pool in plan.pools)
+        """Some program, in the member's own copy of the project."""
 
     def outcome(self) -> Outcome:
         """Prepare, run and judge it."""
@@ -73,8 +87,10 @@ class Try:
 
     def tell(self, number: signal.Signals) -> None:
         """Send the ranks what the supervisor was sent, in the program's own words."""
-        if self.ranks is not None:
-            self.ranks.tell(self._as_told(number))
+        if self.ranks is not None and number == signal.SIGUSR2:
+            self.ranks.give_notice(signal.Signals[self.plan.notice])
+        elif self.ranks is not None:
+            self.ranks.tell(signal.SIGTERM)
 
     def kill(self) -> None:
         """End the ranks at once."""
@@ -90,14 +106,17 @@ class Try:
         files = self.ranks.said if self.ranks else ()
         said = "\n".join(line for path in files for line in tail(path, 100))
         aborted = code != 0 or ABORTED.search(said)  # a program that is told to end may well leave with 0
+        state = self._job_state() if aborted and not pruned else "running"
         return Evidence(
             exit_code=code,
             signals=frozenset(self.signals),
             pruned=pruned,
             hung=hung,
+            over_memory=self.over_memory,
             left=_left(self.attempt),
             cancelled=self.run.cancelled.exists(),
-            job_ending=bool(aborted) and not pruned and self._is_ending(),
+            job_ending=state == "ending",
+            preempted=state == "preempted",
             first_rank=self.ranks.first_rank if self.ranks else None,
             worker=self.ranks.blame if self.ranks else "",
             offset=self.ranks.offset if self.ranks else 0,
@@ -121,22 +140,27 @@ class Try:
             return self._watched(params, env, where)
         finally:
             masking.finish()
+            if self.starts_in_project:
+                working.clear(self.run.code / PROJECT, self.member.project)
 
     def _watched(
         self, params: Mapping[str, Any], env: Mapping[str, str], where: Located
     ) -> tuple[int, str, Hung | None]:
         """As `_run_ranks`."""
         judge = self._judge()
-        limits.tell(self.plan, self.attempt)
+        limits.tell(self.plan, self.attempt, self.began)
         several = len(self.plan.pools) > 1
         self.ranks = self._several(params, env, where) if several else self._begun(params, env, Start(where))
         for name in list(self.signals):  # what came while the ranks were starting
             self.tell(signal.Signals[name])
-        watchdog = Watchdog(self.plan, self.attempt, self.ranks.tell, self.ranks.kill)
+        watchdog = Watchdog(self.plan, self.attempt, self.ranks.give_notice, self.ranks.kill)
         watchdog.start()
+        limit = MemoryLimit(self.plan, self.ranks.processes, self.ranks.kill)
+        limit.start()
         if judge is not None:
             judge.start()
         code = self.ranks.wait()
+        self.over_memory = limit.finish()
         return code, judge.finish(code) if judge is not None else "", watchdog.finish()
 
     def _begun(self, params: Mapping[str, Any], env: Mapping[str, str], start: Start) -> Ranks:
@@ -151,12 +175,12 @@ class Try:
         if self.plan.launcher == "slurm":
             return SlurmStep(step, self.attempt, env, f"srun-{unit.name}.log" if unit else "srun.log")
         if self.plan.launcher == "pool":
-            return HeldStep(step, self.attempt, env, step_name(self.plan, self.member.index))
+            return HeldStep(step, self.attempt, env, step_name(self.plan, self.member.index, unit), unit)
         return Processes(step, self.attempt, env, self.plan.pools[unit.pool if unit else 0], unit)
 
     def _several(self, params: Mapping[str, Any], env: Mapping[str, str], where: Located) -> Replicas:
         def may_restart() -> bool:
-            return not (self.signals or self.run.cancelled.exists() or self._is_ending())
+            return not (self.signals or self.run.cancelled.exists() or self._job_state() != "running")
 
         def begun(unit: Unit) -> Ranks:
             return self._begun(params, env, Start(where, unit))
@@ -170,9 +194,13 @@ class Try:
             return None
         from launchers.host.judge import Judge
 
-        judge = Judge(self.run, self.plan, self.attempt, leave=lambda: self.tell(signal.SIGTERM), kill=self.kill)
+        judge = Judge(self.run, self.plan, self.attempt, leave=self._leave, kill=self.kill)
         judge.hidden = tuple(self.secrets.values())
         return judge
+
+    def _leave(self) -> None:
+        if self.ranks is not None:
+            self.ranks.give_notice(signal.SIGTERM)
 
     def _pruned_before(self) -> str:
         """Why the judge stopped this trial, in whichever attempt: it is not run again."""
@@ -186,14 +214,16 @@ class Try:
         """What the step inherits; on a laptop nothing of a surrounding Slurm job, whose ranks these are not."""
         if self.plan.launcher == "slurm":
             return os.environ
-        if self.plan.launcher == "pool":
-            return client_environment()
+        if self.plan.launcher == "pool":  # its environment is that of who brought it up, of no job in it
+            return client_environment(secrets=private_variables([self.plan]))
         return {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "PMI"))}
 
     def _prepare_member(self) -> None:
         """The member's spec and folders, which its later attempts find again."""
         for folder in (self.member.checkpoints, self.member.model, self.member.path / "logs"):
             make_private(folder)
+        if self.starts_in_project:
+            working.lay_out(self.run.code / PROJECT, self.member.project)
         if self.plan.search:
             heir.inherit(self.run, self.member, linked=self.plan.pools[0].ours)
         if self.plan.experiment is not None and not self.plan.pools[0].ours:
@@ -204,33 +234,35 @@ class Try:
             write_json(self.member.spec, spec)
 
     def _verify_image(self) -> None:
-        boxes = dict.fromkeys((box.image, box.digest) for pool in self.plan.pools if (box := pool.container))
+        """The first pool's must run on this host, which is one of its nodes; of others' processors the YAML says."""
+        boxes = dict.fromkeys(
+            (box.image, box.digest, box.architecture if pool is not self.plan.pools[0] else None)
+            for pool in self.plan.pools
+            if (box := pool.container)
+        )
         if not boxes:
             return
         from launchers.apptainer.sif import verify
 
-        for image, digest in boxes:
+        for image, digest, architecture in boxes:
             if image is None:
                 raise SiteError("the plan names no image", where=str(self.run.plan), do="launch again")
-            verify(Path(image), digest)
+            verify(Path(image), digest, architecture)
 
     def _verify_installed(self) -> None:
-        """What was installed for the program at launch is what it was."""
-        program = self.plan.pools[0].installed
-        if program is None:
+        """What was installed for the programs at launch is what it was."""
+        programs = dict.fromkeys((of.folder, of.digest) for pool in self.plan.pools if (of := pool.installed))
+        if not programs:
             return
         from launchers.programs.layer import why_broken
 
-        if why := why_broken(Path(program.folder), program.digest):
-            what = f"what was installed of job.source has changed: {why}"
-            raise SiteError(what, where=program.folder, do="launch again: that installs it anew")
+        for folder, digest in programs:
+            if why := why_broken(Path(folder), digest):
+                what = f"what was installed of job.source has changed: {why}"
+                raise SiteError(what, where=folder, do="launch again: that installs it anew")
 
-    def _is_ending(self) -> bool:
-        return self.plan.launcher != "local" and element.job_state() == "ending"
-
-    def _as_told(self, number: signal.Signals) -> signal.Signals:
-        """What the ranks are sent when we are sent this."""
-        return signal.Signals[self.plan.notice] if number == signal.SIGUSR2 else signal.SIGTERM
+    def _job_state(self) -> str:
+        return "running" if self.plan.launcher == "local" else element.job_state()
 
 
 def _left(attempt: Attempt) -> str:

@@ -21,6 +21,7 @@ from launchers.host import beats, outside
 from launchers.host.reserve import why_not_writable
 from launchers.outcome import Hung
 from launchers.plan import Plan
+from launchers.run_folder.beat import beat_of
 from launchers.run_folder.record import Attempt
 
 DUMPED_S = 2.0
@@ -139,7 +140,7 @@ class Watchdog:
         They wait for each other in every step, so that rank 0 stands for all until it is late; then for the one that
         may take longest, as the others wait for it.
         """
-        first = beats.beat_of(self._attempt.path / "beat-0")
+        first = beat_of(self._attempt.beat(0))
         silent_s = self._beating.look(first)
         if silent_s < beats.limit(first, limits).seconds:
             return 0.0
@@ -161,7 +162,7 @@ class Watchdog:
         program may save first. Who can give no stack is looked at from outside."""
         self._say("it hangs")
         if self._limits is not None:
-            self._from_outside([r for r in range(self._ranks) if not (self._attempt.path / f"beat-{r}").exists()])
+            self._from_outside([r for r in range(self._ranks) if not self._attempt.beat(r).exists()])
             self._tell(beats.STACKS)  # which ends one that has no handler for it yet
             until = time.monotonic() + DUMPED_S
             while time.monotonic() < until and self._mute() and not self._over.wait(DUMPED_S / 50):
@@ -177,7 +178,7 @@ class Watchdog:
 
     def _mute(self) -> list[int]:
         """Ranks that have not written their stacks, as far as that is visible yet."""
-        return [rank for rank in range(self._ranks) if not beats.stacks_of(self._attempt.path / f"beat-{rank}")]
+        return [rank for rank in range(self._ranks) if not beats.stacks_of(self._attempt.beat(rank))]
 
     def _from_outside(self, ranks: Sequence[int]) -> None:
         """Have it written down where these ranks stand, those of which nobody has yet."""

@@ -33,7 +33,7 @@ from launchers.plan import Plan, plans_document, plans_from
 from launchers.planning import Facts, plan_of
 from launchers.run_folder import provenance
 from launchers.run_folder.changes import Change, write_change
-from launchers.run_folder.record import Run, read_json, read_lines, with_point, write_json, write_text
+from launchers.run_folder.record import PROJECT, Run, read_json, read_lines, with_point, write_json, write_text
 from sweeps.names import nearest
 
 MAY_CHANGE = (
@@ -269,7 +269,7 @@ def _plan(group: Asked, number: int) -> Plan:
         max_array=plan.max_array,
         user=os.getuid(),
         below=_below(plan),
-        installed=plan.pools[0].installed,
+        installed=tuple(pool.installed for pool in plan.pools),
         kept=plan.kept,
     )
     sweep = from_document(schema.Spec, group.was).sweep
@@ -278,9 +278,8 @@ def _plan(group: Asked, number: int) -> Plan:
 
 def _below(plan: Plan) -> str:
     """Where in the snapshot of the project the launch was given."""
-    project, cwd = Path(plan.run_dir, "code", "project"), plan.pools[0].cwd
-    below = str(Path(cwd).relative_to(project)) if cwd else ""
-    return "" if below == "." else below
+    cwd = Path(plan.pools[0].cwd or PROJECT)
+    return "" if cwd.is_absolute() or cwd == Path(PROJECT) else str(cwd.relative_to(PROJECT))
 
 
 def _change(run: Run, group: Asked, number: int, wish: Wish, now: Mapping[str, Any]) -> Change:

@@ -3,7 +3,9 @@
 An attempt is cut at its ledger's events, and each piece belongs to what began with the event before, so that all
 of it is accounted for. What was computed after the checkpoint from which the next attempt went on was computed
 twice, and counts as `recomputed`. The first step of an attempt counts as the step that it is for as long as a usual one
-takes; the rest of it is what a start costs. Reads only.
+takes; the rest of it is what a start costs. Rank 0 keeps the ledger, by its own clock: where it stands in a step and
+waits for another rank, that is the step's time. But waits for data are those of the rank that waits longest, whichever
+it is, as all others wait for it. Reads only.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launchers.run_folder.beat import beat_of
 from launchers.run_folder.journal import Journal, Submission
-from launchers.run_folder.ledger import events_of, usual_step_s, went_on_from
+from launchers.run_folder.ledger import events_of, went_on_from
 from launchers.run_folder.record import Member, Run, last_sign, read_json, read_lines, started_members
 
 BEGINS = {
@@ -88,7 +91,7 @@ class Tried:
     events: Sequence[Mapping[str, Any]]
     """Lines of its ledger."""
     waits: Sequence[tuple[float, float]] = ()
-    """At some times, for how long it had waited for data in its steps until then."""
+    """At some times, what had been lost by then to waits for data, in the steps after the first."""
     step_s: float | None = None
     """Its usual step; None where nobody knows, and then its whole first step is what a start costs."""
     hung_since: float | None = None
@@ -166,7 +169,7 @@ def tried(member: Member, submissions: Sequence[Submission], running_until: floa
                 ended=max(started, ended),
                 events=events_of(attempt),
                 waits=waits,
-                step_s=usual_step_s(attempt),
+                step_s=beat_of(attempt.beat(0)).pace_s,
                 hung_since=outcome.get("hung_since"),
                 number=attempt.number,
                 queued=None in supervisor or supervisor != before_it,
@@ -196,8 +199,7 @@ def _phases(attempt: Tried, resumed: int | None) -> Mapping[str, float]:
         usual = min(attempt.step_s or 0.0, seconds["first_step"])
         seconds["first_step"] -= usual
         seconds["steps" if float(first["t"]) <= cut else "recomputed"] += usual
-    waited = max((s for t, s in attempt.waits if t <= cut), default=0.0) - first.get("waited_s", 0.0)
-    waited = min(max(waited, 0.0), seconds["steps"])
+    waited = min(max((s for t, s in attempt.waits if t <= cut), default=0.0), seconds["steps"])
     seconds["data_wait"], seconds["steps"] = waited, seconds["steps"] - waited
     return seconds
 

@@ -1,8 +1,8 @@
 """What did a job use, and what of it was training? Rank-seconds, card-hours and money of each phase, over requeues
 and over all members of a sweep.
 
-Time is goodput.py's. A member holds its ranks, cards and nodes for as long as it has an allocation: time in the queue
-costs nothing. Reads only.
+Time is goodput.py's, rank 0's, times what a member holds: its ranks, cards and nodes, for as long as it has an
+allocation. Time in the queue costs nothing. Reads only.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from launchers.errors import CommandError
-from launchers.jobs.trouble import Straggler, cannot_save, not_near, straggler
+from launchers.jobs.trouble import Straggler, began_anew, cannot_save, not_near, straggler
 from launchers.outcome import FINAL
 from launchers.queue import pool, scheduler
 from launchers.queue.handover import queue_is_alive
@@ -68,6 +68,8 @@ class MemberStatus:
     metrics: Mapping[str, Any] | None = None
     straggler: Straggler | None = None
     """Of one that runs: a rank that keeps the others waiting."""
+    lost: str = ""
+    """That it had to begin anew, whenever that was."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class _Job:
         if index in self.ended:
             outcome = read_json(attempts[-1].outcome)
             cause, message = outcome["cause"], outcome["message"]
-        seen = _progress(attempts) if closely else {}
+        seen = {**_progress(attempts), "lost": began_anew(member)} if closely else {}
         if closely and state[0] == "RUNNING":
             seen["straggler"] = straggler(attempts, seen.get("metrics", {}))
             message = message or cannot_save(attempts) or not_near(attempts)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launchers.run_folder.record import Attempt, read_json, read_lines
+from launchers.run_folder.record import Attempt, Member, read_json, read_lines
+from launchers.run_folder.saved import lost_by
 
 SLOW = 1.3
 """Times the others' that a rank takes to be told of: as trainer/insight/stragglers.py has it."""
@@ -45,6 +46,12 @@ def cannot_save(attempts: Sequence[Attempt]) -> str:
         return ""
     newest = "none is on disk" if tries[-1]["kept"] is None else f"the newest is of step {tries[-1]['kept']}"
     return f"checkpoints cannot be saved ({tries[-1]['why']}); {newest}"
+
+
+def began_anew(member: Member) -> str:
+    """That a member's work was lost, because all its checkpoints were damaged; empty where it was not."""
+    lost = lost_by(member)
+    return f"began anew: all its checkpoints were damaged (kept in checkpoints/: {', '.join(lost)})" if lost else ""
 
 
 def not_near(attempts: Sequence[Attempt]) -> str:

@@ -42,8 +42,8 @@ RUNSCRIPT = "/.singularity.d/runscript"
 
 def made_ready(
     spec: schema.Spec, images: Sequence[BuiltImage | None], host_python: str, say: Callable[[str], None]
-) -> Installed | None:
-    """What was installed for a job, if anything was. Of each pool, in its image, the program is seen to be there.
+) -> tuple[Installed | None, ...]:
+    """What was installed for each pool of a job, in its image; None where nothing was: its program is seen to be there.
 
     Raises SpecError where a program, its module or its Python is not there, SiteError where a source cannot be
     installed.
@@ -52,15 +52,16 @@ def made_ready(
     looked, ready = list[tuple[job_schema.Job, machine_schema.Container]](), list[Installed | None]()
     for pool, image in zip(spec.pools, images, strict=True):
         job = pool.job or spec.job
-        if (job, pool.container) in looked:
-            continue
         looked.append((job, pool.container))
+        if (first := looked.index(looked[-1])) < len(ready):
+            ready.append(ready[first])
+            continue
         try:
             ready.append(_one_ready(dataclasses.replace(spec, pools=(pool,), job=job), image, host_python, say))
         except SpecError as e:
             where = f"pools.{pool.number}." if pool.number else ""
             raise SpecError([dataclasses.replace(p, where=where + p.where) for p in e.problems]) from None
-    return ready[0]  # a source is the same for all pools (pool_rules.py)
+    return tuple(ready)
 
 
 def _one_ready(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf import job_schema
+from launchers.run_folder.record import PROJECT
 
 OURS = "pkg://"
 """In front of a script or a source that comes with Fairlead, as Hydra names a folder inside a package."""
@@ -42,7 +43,7 @@ class Program:
     """For PYTHONPATH. Our packages are on it for our trainer alone: a project may have a `trainer` or a `conf` of its
     own."""
     cwd: str | None
-    """Folder that it starts in; None is the member's."""
+    """Folder that it starts in, below the member's; None is the member's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +60,20 @@ class Place:
 def program_of(job: job_schema.Job, python: str, place: Place) -> Program:
     """The program of a job whose Python is `python`."""
     if job.kind == "trainer":
-        ours = (str(place.code / "fairlead"), str(place.code / "project"))
+        ours = (str(place.code / "fairlead"), str(place.code / PROJECT))
         return Program(words=(python, "-m", "trainer"), path=ours, cwd=None)
     if job.kind == "module" and job.source is not None:
         layer = place.installed or LATER
         start = layer.start or ("-m", job.module or "<found at launch>")
         return Program(words=(python, *start), arguments=job.arguments, path=(layer.folder,), cwd=None)
-    here = place.code / "project" / place.below
+    here = place.code / PROJECT / place.below
     words = {
         "command": job.command,
         "script": (python, script_in(job.script or "", place.code)),
         "module": (python, "-m", str(job.module)),
     }[job.kind]
-    path = dict.fromkeys((str(here), str(place.code / "project")))
-    return Program(words=words, arguments=job.arguments, path=tuple(path), cwd=str(here))
+    path = dict.fromkeys((str(here), str(place.code / PROJECT)))
+    return Program(words=words, arguments=job.arguments, path=tuple(path), cwd=str(Path(PROJECT, place.below)))
 
 
 def script_in(script: str, code: Path) -> str:

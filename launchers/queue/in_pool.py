@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from launchers.command import output_of
 from launchers.errors import CommandError
-from launchers.outcome import FINAL
+from launchers.outcome import EX_TEMPFAIL, FINAL
 from launchers.plan import Plan
 from launchers.queue import scheduler
 from launchers.queue.places import Places, need_of
@@ -25,6 +25,7 @@ from launchers.queue.slurm import client_environment
 from launchers.run_folder.journal import Journal
 from launchers.run_folder.pool_folder import PoolFolder
 from launchers.run_folder.record import Run, read_json
+from launchers.run_folder.saved import Saved, saved_by
 from launchers.step import step_name
 
 VARIABLE = "FAIRLEAD_PLACE"
@@ -62,6 +63,9 @@ class InPool:
         self.held = pool.held or {}
         self.ledger = Places(pool, run.id)
         self.lost = Counter[int]()
+        """Supervisors that were killed, since their member's last new checkpoint."""
+        self.saved = dict[int, Saved]()
+        """What a member had saved when it began its turn."""
         self.next_look = 0.0
         if (run.path / "runner.json").exists():  # a queue before this one was killed, and its supervisors with it
             _end_steps(self.held["slurm_job_id"], f"{run.id}.")
@@ -82,6 +86,7 @@ class InPool:
         if nodes is None:
             self.next_look = time.monotonic() + ASK_EVERY_S
             return None
+        self.saved[index] = saved_by(self.run.member(index))
         place = {"job": self.held["slurm_job_id"], "nodes": nodes, "ends_at": self.held["ends_at"]}
         return {VARIABLE: json.dumps({"pool": self.pool.asked["name"], **place})}
 
@@ -91,10 +96,13 @@ class InPool:
             if code == 0 or self._has_ended(index):
                 return False
             attempts = self.run.member(index).attempts()
+            if code == EX_TEMPFAIL and not attempts:
+                return True  # a member of a search that gave way to others
             if attempts and read_json(attempts[-1].outcome) is not None:
                 return True  # it was put back, and may be as often as its supervisor says
             _end_steps(self.held["slurm_job_id"], step_name(self.plans[shape], index))
-            self.lost[index] += 1
+            progress = saved_by(self.run.member(index)) - self.saved[index]
+            self.lost[index] = 1 if progress else self.lost[index] + 1
             return self.lost[index] <= self.plans[shape].max_requeues
         finally:
             self.ledger.give_back(index)

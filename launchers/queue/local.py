@@ -101,6 +101,8 @@ class Queue:
             self.waiting = self.places.todo(indices)
         self.shapes = _shapes(run)
         self.running: dict[subprocess.Popen[bytes], int] = {}
+        self.tried: dict[int, int] = {}
+        """How many attempts a member had made when it began its turn."""
         self.leaving = False
         self.seen = {s.intent for s in Journal(run).submissions()}
         self.looked = time.monotonic()
@@ -134,17 +136,27 @@ class Queue:
         for process, index in list(self.running.items()):
             if (code := process.poll()) is not None:
                 del self.running[process]
-                if self.places is not None and self.places.again(index, self.shapes.get(index, 0), code):
-                    self.waiting.insert(0, index)  # it has begun: others may wait for it
+                if self._comes_back(index, code):
+                    begun = bool(self.run.member(index).attempts())  # then others may wait for it
+                    self.waiting.insert(0 if begun else len(self.waiting), index)
         if self.places is not None and self.places.is_cancelled() and not self.leaving:
             self._on_signal(signal.SIGTERM, None)
         if self.places is not None and self.leaving and self.waiting:
             self.waiting.clear()
             self.places.nothing_waits()
 
+    def _comes_back(self, index: int, code: int) -> bool:
+        """Whether a member that has left waits for another turn: on this machine one that was put back."""
+        if self.places is not None:
+            return self.places.again(index, self.shapes.get(index, 0), code)
+        attempts = self.run.member(index).attempts()
+        last = (read_json(attempts[-1].outcome) or {}) if len(attempts) > self.tried[index] else {}
+        return bool(last.get("state") == "REQUEUED")
+
     def _begin(self) -> None:
         while self.waiting and (told := self._told(self.waiting[0])) is not None:
             index = self.waiting.pop(0)
+            self.tried[index] = len(self.run.member(index).attempts())
             self.running[self._supervisor(index, told)] = index
 
     def _told(self, index: int) -> dict[str, str] | None:

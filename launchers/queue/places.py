@@ -36,10 +36,17 @@ class Room:
 
 
 def need_of(plan: Plan) -> tuple[int, Room]:
-    """How many nodes a member needs, and how much of each."""
-    pool = plan.pools[0]
-    gpus = int(pool.gres.rpartition(":")[2]) if pool.gres else 0
-    return pool.nodes, Room(pool.ranks_per_node * pool.cpus_per_rank, mem_mb(plan.sbatch["mem"]), gpus)
+    """How many nodes a member needs, and how much of each: of several pools as much as the largest takes of one."""
+    rooms = [
+        Room(
+            pool.ranks_per_node * pool.cpus_per_rank,
+            mem_mb(pool.mem or plan.sbatch["mem"]),
+            int(pool.gres.rpartition(":")[2]) if pool.gres else 0,
+        )
+        for pool in plan.pools
+    ]
+    most = Room(max(r.cpus for r in rooms), max(r.mem_mb for r in rooms), max(r.gpus for r in rooms))
+    return sum(pool.nodes for pool in plan.pools), most
 
 
 def mem_mb(text: object) -> int:

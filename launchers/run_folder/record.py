@@ -17,7 +17,8 @@
       logs/              output of the batch steps
       tensorboard/<k>/   events.out.tfevents.*                    by one process for each member, where asked for
       members/<k>/       spec.json checkpoints/ model/ logs/ (point.json: of a search, asked for at the start;
-                         inherited.json: of a population, whose checkpoints it was given)
+                         inherited.json: of a population, whose checkpoints it was given; project/: where a program
+                         starts, what it has written there)
         attempt-<n>/     ledger.jsonl metrics.jsonl rank-<r>.log outcome.json beat-<r> stacks-<r>.txt (of a hang) ...
 
 One writer per file; a state is the presence of a file, written aside and renamed. Folders are private
@@ -38,6 +39,9 @@ from pathlib import Path
 from typing import Any
 
 from launchers.errors import SiteError
+
+PROJECT = "project"
+"""Below `code`: the snapshot of the project; below a member: its own copy."""
 
 
 class LockBusy(SiteError):
@@ -65,6 +69,9 @@ class Attempt:
     def rank_log(self, rank: int) -> Path:
         return self.path / f"rank-{rank}.log"
 
+    def beat(self, rank: int) -> Path:
+        return self.path / f"beat-{rank}"
+
 
 @dataclass(frozen=True)
 class Member:
@@ -91,6 +98,10 @@ class Member:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def project(self) -> Path:
+        return self.path / PROJECT
 
     def attempts(self) -> list[Attempt]:
         """Every try so far, oldest first."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from launchers.parts import ranges
 from launchers.plan import Plan
 from launchers.run_folder.record import (
     LockBusy,
@@ -34,15 +35,23 @@ LOOK_S, LOOK_MOST_S, LOOK_SHARE = 0.03, 1.0, 0.1
 WAIT_S, POLL_S = 900, 10.0
 """How long a trial waits, with its allocation, for GPU-hours that others have reserved and may give back, or for a
 place in a population that another trains in."""
+GIVE_WAY_S = 30.0
+"""How long it does so while one of these others waits for an allocation, as that may be its own."""
+
+
+class GivesWay(Exception):
+    """A member without a point gives its allocation back, for those that it waits for; the message says why."""
 
 
 def ask(run: Run, plan: Plan, index: int) -> str | None:
     """Give a member its point, unless it has one. Returns why there is none, when the study is over.
 
-    Raises SiteError when the study's files cannot be read or written, or its lock is held too long.
+    Raises GivesWay where it waits for members that wait for an allocation themselves (they were preempted, say), and
+    SiteError when the study's files cannot be read or written, or its lock is held too long.
     """
     member, folder = run.member(index), make_private(run.path / "study")
     deadline = time.monotonic() + (WAIT_S if plan.launcher == "slurm" else math.inf)
+    alone_since: float | None = None
     while True:
         with _waiting(folder, index), contextlib.ExitStack() as held:
             if not _has_turn(held, folder / "ask.lock", member):
@@ -55,13 +64,34 @@ def ask(run: Run, plan: Plan, index: int) -> str | None:
             from launchers.search.points import give
 
             why, later = give(run, plan, index, _others(folder, index))
+            queued = _queued(run, plan) if later else set()
         if later is None:
             return why
-        if time.monotonic() > deadline:
-            make_private(gave_up(run, index).parent)
-            write_json(gave_up(run, index), {"why": later})
-            return f"{later}; it is queued again when the others have ended"
+        now = time.monotonic()
+        alone_since = (alone_since or now) if queued else None
+        if alone_since is not None and now >= alone_since + GIVE_WAY_S:
+            raise GivesWay(f"{later}, and of these {ranges(sorted(queued))} wait for an allocation")
+        if now > deadline:
+            return give_up(run, index, later)
         time.sleep(POLL_S)
+
+
+def give_up(run: Run, index: int, why: str) -> str:
+    """Have the finish step queue a member again, that has no point yet. Returns what to say of it."""
+    make_private(gave_up(run, index).parent)
+    write_json(gave_up(run, index), {"why": why})
+    return f"{why}; it is queued again when the others have ended"
+
+
+def _queued(run: Run, plan: Plan) -> set[int]:
+    """Members that have their point and wait for an allocation, where there is a queue in which they can."""
+    if plan.launcher == "local":
+        return set()
+    from launchers.search.points import gone
+    from launchers.search.study import Study
+
+    study = Study(run)
+    return study.queued() - gone(study)
 
 
 def _has_turn(held: contextlib.ExitStack, lock: Path, member: Member) -> bool:

@@ -67,7 +67,7 @@ class _Source:
     def __init__(self, run: Run, plan: Plan) -> None:
         self._study, self._plan = Study(run), plan
         self._reserve = self._study.reserve_gpu_hours
-        self._trials = self._study.trials(_gone(self._study))
+        self._trials = self._study.trials(gone(self._study))
         self._study.remember(self._trials)
         extra = [trial_of(row) for row in read_lines(self._study.folder / "extra.jsonl")]
         self._suggester = sampler.Suggester(self._study.search, self._study.goals, self._trials, extra)
@@ -166,7 +166,7 @@ def config_of(study: Study, point: Mapping[str, Any]) -> Mapping[str, Any]:
     return _Templates(study).config(point)
 
 
-def _gone(study: Study) -> set[int]:
+def gone(study: Study) -> set[int]:
     """Trials whose supervisor is silent and that Slurm (or this machine's queue) no longer runs. When it cannot
     be asked, nobody is gone."""
     silent = study.silent()

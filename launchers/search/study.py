@@ -161,6 +161,13 @@ class Study:
                 found.add(index)
         return found
 
+    def queued(self) -> set[int]:
+        """Trials that have begun and whose next attempt waits for an allocation: put back, or their host was lost."""
+        begun = started_members(self.run) - ended_members(self.run).keys()
+        last = {index: self.run.member(index).attempts()[-1:] for index in begun}
+        back = {i for i, ones in last.items() for a in ones if (read_json(a.outcome) or {}).get("state") == "REQUEUED"}
+        return back | self.silent()
+
     def _state(self, outcome: Mapping[str, Any], reports: Sequence[Report]) -> tuple[State, str]:
         if outcome.get("state") not in FINAL:
             return "RUNNING", ""

@@ -101,8 +101,9 @@ def best(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Say where a job's time and money went; of a search or a grid, write a page that any browser shows: curves,
-    importances, slots, every trial."""
+    """Say where a job's time and money went, and how long each rank takes alone; of a search or a grid, write a page
+    that any browser shows: curves, importances, slots, every trial."""
+    from launchers.jobs.ranks import ranks_of, ranks_text
     from launchers.jobs.spending import spending, spending_text
     from launchers.jobs.status import status_of
     from launchers.run_folder import index
@@ -111,11 +112,13 @@ def report(arguments: argparse.Namespace) -> int:
     run = index.find(arguments.job)
     now = status_of(run, progress_of=0)
     used = spending(run, [m.index for m in now.members if m.state == "RUNNING"])
+    ranks = ranks_of(run)
     path = report(run, arguments.output, used=used) if len(now.members) > 1 or arguments.output else None
     if arguments.json:
-        print_json({"job": run.id, "report": path and str(path), "goodput": used.document()})
+        each = {index: found.document() for index, found in ranks.items()}
+        print_json({"job": run.id, "report": path and str(path), "goodput": used.document(), "ranks": each})
     else:
-        print_lines([*spending_text(used), *([str(path)] if path else [])])
+        print_lines([*spending_text(used), *ranks_text(ranks), *([str(path)] if path else [])])
         if not used.rank_s and not path:
             say(f"nothing has run yet that took time: fairlead status {run.id}")
     return EXIT_DONE

@@ -28,7 +28,7 @@ from tests.chaos.verdict import Row, document
 def main() -> int:
     parser = argparse.ArgumentParser(description="Disturb trainings, and see whether anything is lost.")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32), help="of the campaign")
-    parser.add_argument("--cases", type=int, default=60)
+    parser.add_argument("--cases", type=int, default=63)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "fairlead-chaos"))
     arguments = parser.parse_args()
     folder = arguments.folder.absolute() / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-seed-{arguments.seed}"

@@ -17,6 +17,7 @@ from tests.chaos.lineage import Try, read
 from tests.chaos.stored import Store
 from tests.chaos.training import DROPOUT, Place, Training, Undisturbed
 from tests.chaos.verdict import Row, Seen, verdict
+from tests.cluster.served import HERE
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 RETRIES = 3
@@ -61,7 +62,7 @@ class Bench:
 def _store(case: Case, place: Place, undo: contextlib.ExitStack) -> Store | None:
     if case.fault != "store down":
         return None
-    store = Store(place.folder / "store")
+    store = Store(place.folder / "store", HERE if case.launcher == "local" else faults.CONTROLLER)
     undo.callback(store.kill)
     return store
 

@@ -17,6 +17,8 @@ from tests.chaos.stored import Store
 from tests.chaos.training import ROOT, Place
 
 TESTBED = ROOT / "tests" / "testbed" / "testbed"
+CONTROLLER = "10.77.0.254"
+"""What the cluster's hosts reach of this machine."""
 
 
 @dataclass
@@ -110,9 +112,8 @@ def _kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
-def _kill_one(live: Live) -> None:
-    """A process that reads for a rank, where there are such; else a rank."""
-    pids = live.loaders or live.pids
+def _kill_one(live: Live, pids: list[int]) -> None:
+    assert pids, f"there is no process for: {live.case.fault}"
     _kill([pids[live.case.victim % len(pids)]])
 
 
@@ -237,7 +238,8 @@ def _end_store(live: Live) -> None:
 
 
 ACTS: dict[str, Callable[[Live], float | None]] = {
-    "kill one process": _kill_one,
+    "kill one rank": lambda live: _kill_one(live, live.pids),
+    "kill a loader process": lambda live: _kill_one(live, live.loaders),
     "STOP a rank": _stop_one,
     "kill all ranks": _kill_all,
     "kill all ranks in a save": _kill_all,

@@ -15,26 +15,26 @@ from tests.cluster.served import answers, free_port
 
 
 class Store:
-    """Its data are in the folder, so that it comes back with them."""
+    """Its data are in the folder, so that it comes back with them. It listens at one address of this machine."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, host: str) -> None:
+        self.folder, self.host, self.port = folder, host, free_port(host)
         folder.mkdir()
         self.start()
 
     @property
     def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def start(self) -> None:
-        argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        argv = [sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port)]
         argv += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/store.db"]
         argv += ["--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "server.log").open("ab") as log:
             # With its jobs it would start a dozen processes of its own.
             env = {**os.environ, "TMPDIR": str(self.folder), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
             self.server = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
-        until(lambda: answers(self.port), limit_s=300)
+        until(lambda: answers(self.port, self.host), limit_s=300)
 
     def kill(self) -> None:
         os.killpg(self.server.pid, signal.SIGKILL)

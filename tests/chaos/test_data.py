@@ -31,7 +31,7 @@ def test_shards_hold_the_rows_in_their_order(form: Form, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(("launcher", "faults"), [("local", HERE), ("slurm", ON_SLURM)])
 def test_each_fault_meets_several_forms(launcher: Launcher, faults: Sequence[str]) -> None:
-    cases = campaign(7, launcher, 2 * len(faults))
+    cases = campaign(7, launcher, 3 * len(faults))
 
     for fault in faults:
         assert len({case.form for case in cases if case.fault == fault}) > 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ from tests.chaos.cases import EACH_HERE, HERE, KINDS, ON_SLURM, campaign
 from tests.chaos.faults import ACTS
 from tests.chaos.lineage import Known, Try
 from tests.chaos.table import text
-from tests.chaos.verdict import _too_much, document, failed
+from tests.chaos.verdict import Seen, _broken, _too_much, document, failed
 
 
 def attempt(begun: float, resumed: int, steps: Sequence[int], durable: Sequence[int] = ()) -> Try:
@@ -78,6 +80,22 @@ def test_more_than_an_interval_lost_breaks_a_promise() -> None:
     assert list(_too_much(0, never_saved, 10.2, 0)) == ["10 steps lost, more than 6"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "message", "broken"),
+    [
+        ("kill one rank", "killed by signal 9 (Killed)", 0),
+        ("kill one rank", "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed. ", 1),
+        ("kill a loader process", "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed. ", 0),
+        ("kill a loader process", "killed by signal 9 (Killed)", 1),
+    ],
+)
+def test_kill_of_something_else_than_its_name_says_breaks_a_promise(fault: str, message: str, broken: int) -> None:
+    case = next(case for case in campaign(7, "slurm", len(ON_SLURM)) if case.fault == fault)
+    struck = dataclasses.replace(KILLED[0], outcome={"message": message})
+
+    assert len(list(_broken(Seen(case, Path(), Path(), 10.2, 0, ()), [struck, KILLED[1]], 2))) == broken
+
+
 def test_prediction_is_the_formula_worked_by_hand() -> None:
     one = Known(step_s=1.0, stall_s=0.5, evaluation_s=2.0, start_s=5.0, end_s=3.0)
 
@@ -91,7 +109,7 @@ def test_campaign_is_the_same_for_a_seed_however_long_and_has_every_kind() -> No
 
     assert long[:10] == short and campaign(8, "local", 10) != short
     assert {case.fault for case in campaign(7, "local", len(HERE))} == {*EACH_HERE, "store down"}
-    assert {*HERE, *ON_SLURM} == set(KINDS) == set(ACTS)
+    assert {*ON_SLURM} == set(KINDS) == set(ACTS) and {*HERE} < {*ON_SLURM}
 
 
 def test_table_names_the_case_and_what_it_broke() -> None:

@@ -1,4 +1,7 @@
-"""Faults on the four-host cluster. The cases run several at a time, each on hosts of its own."""
+"""Faults on the four-host cluster. The cases run several at a time, each on hosts of its own.
+
+Each of these kinds once; five kinds more are struck there by `make chaos` alone (see ON_SLURM), as a case takes long.
+"""
 
 from __future__ import annotations
 

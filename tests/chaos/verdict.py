@@ -87,8 +87,10 @@ def _steps(kept: Sequence[int]) -> list[str]:
 
 
 def _broken(seen: Seen, tries: Sequence[Try], lost: int) -> Iterator[str]:
-    """What is wrong with the steps that were lost."""
+    """What is wrong with the steps that were lost, or with what was struck."""
     kind = seen.case.kind
+    if kind.said not in (message := lineage.struck(tries, seen.fault).outcome.get("message", "")):
+        yield f"it was to say {kind.said!r}, and the outcome says {message!r}"
     resumed = lineage.resumed_after(tries, seen.fault)
     if resumed is None:
         if not kind.bearable:

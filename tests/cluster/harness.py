@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -92,6 +93,11 @@ class Cluster:
         document: dict[str, Any] = json.loads(self.fairlead("status", str(run), "--json").stdout)
         return document
 
+    def image(self, name: str) -> Path:
+        """What container=NAME is on the test's site, built unless it is there."""
+        where = ("--config-dir", str(TESTBED / "conf"), "site=testbed", "--json")
+        return Path(json.loads(self.fairlead("image", "build", name, *where, timeout_s=600).stdout)[0]["path"])
+
     def queue(self, name: str) -> list[str]:
         argv = ["squeue", "--noheader", "--format", "%i", "--name", name]
         return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout.split()
@@ -122,3 +128,17 @@ def steps(run: Path, member: int = 0) -> list[int]:
     for path in run.glob(f"members/{member}/attempt-*/metrics.jsonl"):
         rows += read_lines(path)  # of a full disk or a killed rank, the last one may be torn
     return [r["step"] for r in sorted(rows, key=lambda r: r["t"]) if "train/loss" in r.get("metrics", {})]
+
+
+def left_of(run: Path) -> list[str]:
+    """What the hosts still have of a run: processes that were told a folder of its members, and files on their own
+    disks and in their memory."""
+    found = [str(p) for place in ("/tmp", "/dev/shm") for p in Path(place).glob(f"fairlead-*{run.name}*")]
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            known = b"".join((folder / name).read_bytes() for name in ("cmdline", "environ"))
+        except OSError:
+            continue
+        if int(folder.name) != os.getpid() and f"{run}/members".encode() in known:
+            found.append(known.replace(b"\0", b" ")[:200].decode(errors="replace"))
+    return found

@@ -15,18 +15,20 @@ from pathlib import Path
 
 from tests.cluster.harness import until
 
+HERE = "127.0.0.1"
 
-def free_port() -> int:
+
+def free_port(host: str = HERE) -> int:
     """One where nobody listens."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 @contextmanager
 def served(port: int, folder: Path) -> Iterator[None]:
     """The server answers there while the block runs; what it stores is in the folder."""
-    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    argv = [sys.executable, "-m", "mlflow", "server", "--host", HERE, "--port", str(port), "--workers", "1"]
     argv += ["--backend-store-uri", f"sqlite:///{folder}/store.db"]
     argv += ["--artifacts-destination", str(folder / "artifacts")]
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else it starts a dozen processes of its own
@@ -44,9 +46,9 @@ def served(port: int, folder: Path) -> Iterator[None]:
             server.wait(30)
 
 
-def answers(port: int) -> bool:
+def answers(port: int, host: str = HERE) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2) as answer:
             return bool(answer.status == http.server.HTTPStatus.OK)
     except OSError:
         return False

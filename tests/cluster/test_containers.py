@@ -55,7 +55,7 @@ def test_data_loader_shares_200_mb_and_ranks_share_memory_and_nothing_stays_on_t
 
 
 def test_images_that_cannot_run_are_refused_before_anything_queues(cluster: Cluster) -> None:
-    whole = image_of(cluster)
+    whole = cluster.image("pytorch-cpu")
     short, damaged = cluster.work / "short.sif", cluster.work / "damaged.sif"
     with whole.open("rb") as f:
         head = f.read(200_000)
@@ -83,9 +83,3 @@ def test_bind_that_is_not_on_the_node_is_named_with_the_node(cluster: Cluster) -
 
     (member,) = cluster.wait(run)["members"]
     assert "/only/elsewhere is not on n2, and the container has to see it (container.binds" in member["message"]
-
-
-def image_of(cluster: Cluster) -> Path:
-    """What container=pytorch-cpu is."""
-    where = ("--config-dir", str(TESTBED / "conf"), "site=testbed", "--json")
-    return Path(json.loads(cluster.fairlead("image", "build", "pytorch-cpu", *where, timeout_s=600).stdout)[0]["path"])

@@ -128,3 +128,27 @@ def test_deepspeed_launcher_on_two_hosts_reads_our_hostfile_and_needs_no_ssh(clu
     assert cluster.wait(run)["state"] == "SUCCEEDED", cluster.fairlead("logs", str(run)).stdout
     said = [(run / f"members/0/model/rank-{rank}").read_text().split() for rank in (0, 1)]
     assert [(world, good) for world, _, good in said] == [("2", "True")] * 2 and said[0][1] != said[1][1]
+
+
+BY_SLURM = """
+import os, pathlib
+import jax, numpy as np
+from jax.experimental import multihost_utils
+
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize()  # reads SLURM_* and nothing else
+found = multihost_utils.process_allgather(np.array([10.0 ** jax.process_index()]))
+said = f"{jax.process_index()} {jax.process_count()} {found.sum():g} {os.uname().nodename}"
+pathlib.Path(os.environ["AIP_MODEL_DIR"], f"process-{os.environ['RANK']}").write_text(said)
+"""
+
+
+def test_jax_finds_the_processes_of_two_hosts_by_what_slurm_says(cluster: Cluster) -> None:
+    (cluster.work / "train.py").write_text(BY_SLURM)
+
+    words = ("job=script", "job.script=train.py", "tracking=none", "job.metrics.kind=none")
+    run = cluster.launch(*words, "machine.nodes=2", "machine.ranks_per_node=1")
+
+    assert cluster.wait(run)["state"] == "SUCCEEDED", cluster.fairlead("logs", str(run)).stdout
+    said = [(run / f"members/0/model/process-{rank}").read_text().split() for rank in (0, 1)]
+    assert [words[:3] for words in said] == [["0", "2", "11"], ["1", "2", "11"]] and said[0][3] != said[1][3]

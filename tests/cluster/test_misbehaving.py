@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.harness import Cluster, attempts, until
+from tests.cluster.harness import Cluster, attempts, left_of, until
 
 pytestmark = pytest.mark.slurm
 PROGRAM = """
@@ -65,19 +65,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=1777", "tmpfs", str(folder)], check=True)
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def left_of(run: Path) -> list[str]:
-    """What the hosts still have of a run: processes that are or were told its folder, and files on their own disks."""
-    found = [str(p) for place in ("/tmp", "/dev/shm") for p in Path(place).glob(f"fairlead-*{run.name}*")]
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            known = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if int(folder.name) != os.getpid() and f"{run}/members".encode() in known:
-            found.append(known.replace(b"\0", b" ")[:200].decode(errors="replace"))
-    return found
 
 
 def log(run: Path, member: int) -> bytes:

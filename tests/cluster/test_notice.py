@@ -1,10 +1,13 @@
-"""The time limit on the real cluster, as programs that are not ours meet it: SIGTERM, then as they leave."""
+"""The time limit and a preemption on the real cluster, as programs that are not ours meet them: SIGTERM, then as they
+leave."""
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from tests.cluster.harness import Cluster, attempts
+from tests.cluster.harness import Cluster, attempts, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 LIMIT = ("job=command", "tracking=none", "machine.time_limit_min=2", "job.notice_s=60")
@@ -26,4 +29,19 @@ def test_command_that_saves_before_the_limit_goes_on_and_one_that_ignores_nothin
     assert (first["state"], first["message"]) == ("REQUEUED", "saved before the time limit")
     said = (saves / "members" / "0" / "attempt-0" / "rank-0.log").read_text()
     assert said.splitlines().count("saved") == 1
+    assert second["state"] == "SUCCEEDED"
+
+
+def test_program_that_dies_of_the_notice_of_a_preemption_comes_back(cluster: Cluster) -> None:
+    """Its job still runs then, in its grace time, and Slurm names no reason."""
+    deaf = "touch $FAIRLEAD_MEMBER_DIR/begun; [ $FAIRLEAD_ATTEMPT -gt 0 ] || exec sleep 300"
+    run = cluster.launch("job=command", "tracking=none", "machine.nodes=2", f"job.command=[sh,-c,'{deaf}']")
+    until(lambda: (run / "members/0/begun").exists())
+
+    urgent = ["sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
+    subprocess.run(urgent, check=True, timeout=30, capture_output=True)
+
+    assert cluster.wait(run)["state"] == "SUCCEEDED"
+    first, second = attempts(run)
+    assert (first["state"], first["cause"], first["exit_code"]) == ("REQUEUED", "preempted", 143)
     assert second["state"] == "SUCCEEDED"

@@ -111,7 +111,9 @@ def test_time_limit_gives_notice_and_a_pool_that_died_is_seen_and_retried_in_a_n
     assert pooled.wait(noticed)["state"] == "SUCCEEDED"
     assert [a["cause"] for a in attempts(noticed)] == ["timeout", "succeeded"]
 
-    lost = pooled.launch(*program("touch $FAIRLEAD_MEMBER_DIR/begun; [ -e ../../../../go ] || sleep 300"))
+    lost = pooled.launch(
+        *program("touch $FAIRLEAD_MEMBER_DIR/begun; [ -e $FAIRLEAD_MEMBER_DIR/../../../../go ] || sleep 300")
+    )
     until(lambda: begun(lost))
     (holder,) = holders(pooled)
     script = int(Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[1])

@@ -25,7 +25,8 @@ signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 known = json.loads(state.read_text()) if state.exists() else {"seen": [], "loss": 1.0}
 own = os.environ["FAIRLEAD_MEMBER"]
 if own == "5":
-    sys.exit("this one fails")
+    time.sleep(3)  # so that the whole generation is preempted
+    sys.exit(75 if told else "this one fails")
 while len(known["seen"]) == 0 or [m for m, _ in known["seen"]].count(own) < 4:
     time.sleep(0.5)
     known["seen"].append([own, x])

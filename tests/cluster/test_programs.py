@@ -14,7 +14,7 @@ from tests.launchers.programs import project, wheelhouse
 pytestmark = pytest.mark.slurm
 
 TASK = """
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 import greeting, torch, trainer
 rank = os.environ["RANK"]
 mark = pathlib.Path(os.environ["AIP_CHECKPOINT_DIR"], f"rank-{rank}")
@@ -24,6 +24,8 @@ seen = {"host": os.uname().nodename, "file": trainer.__file__, "argv": sys.argv[
 pathlib.Path(os.environ["AIP_MODEL_DIR"], f"seen-{rank}.json").write_text(json.dumps(seen))
 with open(os.environ["FAIRLEAD_REPORTS"], "a") as reports:
     reports.write(json.dumps({"step": 1, "loss": 0.5}) + "\\n")
+while len(list(mark.parent.glob("rank-*"))) < int(os.environ["WORLD_SIZE"]):
+    time.sleep(0.05)  # where one leaves before another has come, that one leaves no mark
 sys.exit(0 if before else 75)
 """
 """Asks for another attempt once, as a program does that saved when it was told to leave."""

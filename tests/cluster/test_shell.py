@@ -29,7 +29,7 @@ def test_command_is_in_the_container_of_its_rank_and_outlives_no_member(cluster:
     lines = found["output"].splitlines()
     assert lines[0] == found["host"] and lines[1] == "/tmp/mine"
     assert lines[2].startswith("1 of 2 in ") and lines[2].endswith(".sif")
-    assert lines[3] == str(run / "code" / "project")
+    assert lines[3] == str(run / "members/0/project")
     other = json.loads(cluster.fairlead("shell", str(run), "--json", "--", "hostname").stdout)
     assert other["output"].strip() == other["host"] != found["host"]
     (run / "members/0/go").touch()

@@ -1,14 +1,9 @@
-"""The command as a person or a script meets it: verbs, exit codes, JSON, and what it costs to ask."""
+"""The command as a person or a script meets it: its verbs, the keys it takes, and what it says of mistakes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +11,8 @@ import pytest
 
 from conf import job_schema, machine_schema, schema, sweep_schema, train_schema
 from launchers import cli, verbs
-from launchers.run_folder.record import Run, append_line, make_private, write_json
-from tests.launchers.tried import accuracies, make_search, search_of
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-HEAVY = ("torch", "mlflow", "optuna", "hydra", "omegaconf", "submitit", "pydantic", "sklearn", "numpy")
+from tests.conftest import Command
+from tests.launchers.over import ended_run
 
 # --- the frozen surface: a change must be made here too -----------------------------------------------
 
@@ -44,8 +36,8 @@ KEYS = {
     "constraint account qos exclusive hourly_cost",
     "Accelerator": "kind slurm_type count memory_gb precisions precision container_flag cdi device backend peak_tflops",
     "Bind": "source target writable",
-    "Container": "runtime image digest workdir source architecture recipe dockerfile accelerators python binds env "
-    "host_env host_shm shm_gb",
+    "Container": "runtime image digest workdir source architecture recipe dockerfile accelerators python writable "
+    "binds env host_env host_shm shm_gb",
     "Train": "epochs max_steps batch_size accumulate clip_norm precision compile recompute deterministic schedule "
     "warmup_steps eval_every_steps log_every_steps checkpoint_every_steps until stop_after export "
     "checkpoint_in_background keep_checkpoints workers onnx start_from trust_unverified log_samples profile",
@@ -56,7 +48,7 @@ KEYS = {
     "Profile": "wait warmup active ranks",
     "Launcher": "kind pool max_parallel max_wait_min members_per_allocation sbatch",
     "ImageBuild": "bootstrap base options",
-    "Site": "name runs_dir images_dir python apptainer setup env default_partition default_account scratch_dir "
+    "Site": "name runs_dir images_dir python apptainer setup env binds default_partition default_account scratch_dir "
     "stage_gb image_local local_gb node_mtbf_h currency registry_auth registry_http image_keys image_build",
     "Pool": "machine accelerator container number job",
     "Block": "product zip",
@@ -88,74 +80,7 @@ def test_schema_keys_are_these() -> None:
     assert found == {name: keys.split() for name, keys in KEYS.items()}
 
 
-# --- help and imports ---------------------------------------------------------------------------------
-
-
-def loaded(*words: str, cwd: Path, root: Path) -> set[str]:
-    """Heavy packages that a command line brings in."""
-    code = (
-        "import sys\nfrom launchers.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
-        f"sys.stderr.write('\\nLOADED ' + ' '.join(n for n in {HEAVY!r} if n in sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
-    return set(done.stderr.rpartition("LOADED ")[2].split())
-
-
-def ended_run(workdir: Path, name: str = "d-1", state: str = "SUCCEEDED", launcher: str = "slurm") -> Run:
-    """A run that is over, by its files."""
-    run = Run(workdir / "runs" / name)
-    attempt = run.member(0).path / "attempt-0"
-    attempt.mkdir(parents=True)
-    run.logs.mkdir()
-    write_json(run.plan, {"job": name, "launcher": launcher, "pools": []})
-    write_json(run.spec, {"name": "d", "objective": {"metric": "val/loss", "goal": "minimize"}})
-    append_line(run.members_file, {"index": 0, "point": {}, "sections": {}})
-    outcome = {
-        "state": state,
-        "cause": "user_error",
-        "message": "KeyError: 'ü'",
-        "first_rank": 0,
-        "host": "n1",
-        "last_lines": ["boom"],
-    }
-    write_json(attempt / "outcome.json", outcome)
-    (attempt / "rank-0.log").write_text("hello\nwörld\n")
-    return run
-
-
-def test_cli_help_loads_nothing_heavy(workdir: Path, root: Path) -> None:
-    assert loaded("--help", cwd=workdir, root=root) == set()
-
-
-@pytest.mark.parametrize(
-    "words", [["status"], ["status", "--json"], ["list"], ["logs"], ["logs", "--errors"], ["wait"]]
-)
-def test_cli_looking_at_a_run_loads_nothing_heavy(workdir: Path, root: Path, words: list[str]) -> None:
-    ended_run(workdir)
-
-    assert loaded(*words, cwd=workdir, root=root) == set()
-
-
-@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["wait"]])
-def test_cli_looking_at_a_search_loads_nothing_heavy(workdir: Path, root: Path, words: list[str]) -> None:
-    run = make_search(workdir / "runs", search_of(2), fresh=True, kind="none")
-    accuracies(run, [0.5, 0.7])
-    write_json(run.result, {"best_member": 1, "search": None})
-
-    assert loaded(*words, cwd=workdir, root=root) == set()
-
-
-def test_cli_planning_does_not_load_what_trains_or_tracks(workdir: Path, root: Path) -> None:
-    assert loaded("plan", cwd=workdir, root=root) <= {"hydra", "omegaconf", "pydantic", "submitit"}
+# --- help ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", [["-h"], ["--help"], ["help"]])
@@ -316,266 +241,3 @@ def test_cli_errors_as_json_are_a_document(workdir: Path, capsys: Any) -> None:
     document = json.loads(capsys.readouterr().out)
     assert document["error"] == "SpecError"
     assert [set(p) for p in document["problems"]] == [{"what", "where", "do"}] * 2
-
-
-# --- output -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("words", [["status"], ["list"], ["logs", "--errors"], ["plan"], ["plan", "launcher=slurm"]])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_cli_reader_that_leaves_early_is_no_error(workdir: Path, root: Path, words: list[str], unbuffered: str) -> None:
-    """`fairlead plan | head -1`"""
-    ended_run(workdir, state="FAILED")
-    read, write = os.pipe()
-    os.close(read)
-    with os.fdopen(write, "wb") as closed:
-        done = subprocess.run(
-            [sys.executable, "-m", "launchers.cli", *words],
-            env={**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": unbuffered},
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_cli_terminal_that_knows_few_letters_is_no_error(workdir: Path, fairlead: Command, encoding: str) -> None:
-    ended_run(workdir, state="FAILED")
-
-    for words in (["status"], ["logs"], ["logs", "--errors"], ["list"], ["status", "--json"]):
-        done = fairlead(*words, env={"PYTHONIOENCODING": encoding})
-
-        assert (done.returncode, done.stderr) == (0, ""), words
-        assert done.stdout
-
-
-def test_cli_run_folder_that_is_not_utf8_is_shown(workdir: Path, fairlead: Command) -> None:
-    inside = os.fsencode(workdir) + b"/\xff"
-    Path(os.fsdecode(inside)).mkdir()
-    ended_run(Path(os.fsdecode(inside)))
-
-    for words in (["status"], ["status", "--json"], ["list"], ["logs"]):
-        done = fairlead(*words, cwd=inside)
-
-        assert (done.returncode, done.stderr) == (0, ""), words
-
-
-def test_status_as_json_is_a_document(workdir: Path, capsys: Any) -> None:
-    run = ended_run(workdir, state="FAILED")
-
-    assert cli.main(["status", "--json"]) == 0
-
-    document = json.loads(capsys.readouterr().out)
-    assert set(document) == {"job", "state", "run_dir", "slurm_ids", "finished", "reason", "counts", "members"} | {
-        *("launched", "ended", "goodput", "changes")
-    }
-    assert (document["state"], document["run_dir"], document["counts"]) == ("FAILED", str(run.path), {"FAILED": 1})
-    assert document["members"][0]["message"] == "KeyError: 'ü'"
-
-
-def test_status_of_a_search_as_json_says_how_it_stands(workdir: Path, capsys: Any) -> None:
-    run = make_search(workdir / "runs", search_of(3), fresh=True, kind="none")
-    accuracies(run, [0.5, 0.7])
-
-    assert cli.main(["status", "--json"]) == 0
-
-    search = json.loads(capsys.readouterr().out)["search"]
-    assert (search["best"]["trial"], search["trials"]) == (1, {"SUCCEEDED": 2})
-    assert (run.id, search["budget"]["trials"]) == ("digits-1", {"used": 2, "limit": 3})
-
-
-@pytest.mark.parametrize(("best", "code"), [(None, 1), ("PRUNED", 1), ("SUCCEEDED", 0)])
-def test_wait_for_a_search_is_well_when_it_found_something(
-    workdir: Path, capsys: Any, best: str | None, code: int
-) -> None:
-    run = make_search(workdir / "runs", search_of(2), fresh=True, kind="none")
-    accuracies(run, [0.5, None])
-    found = {"trial": 0, "state": best, "values": {"val/accuracy": 0.5}, "point": {}} if best else None
-    budget = {"trials": {"used": 2, "limit": 2}, "gpu_hours": {"used": 0, "reserved": 0, "limit": None}}
-    search = {
-        "best": found,
-        "trials": {},
-        "slots": None,
-        "over": "it is",
-        "budget": {**budget, "wall_min": {"used": 1, "limit": 9}},
-    }
-    write_json(run.result, {"best_member": 0, "metrics": {}, "members": {}, "search": search})
-
-    assert cli.main(["wait"]) == code
-
-    assert "  over         it is" in capsys.readouterr().out
-
-
-def test_list_as_json_is_every_job(workdir: Path, capsys: Any) -> None:
-    ended_run(workdir, "a-1")
-    ended_run(workdir, "b-1", state="CANCELLED")
-
-    assert cli.main(["list", "--json"]) == 0
-
-    rows = json.loads(capsys.readouterr().out)
-    assert {d["job"]: d["state"] for d in rows} == {"a-1": "SUCCEEDED", "b-1": "CANCELLED"}
-
-
-def test_list_as_json_has_times_that_any_program_reads(workdir: Path, capsys: Any) -> None:
-    run = ended_run(workdir, "a-1")
-    write_json(run.provenance, {"created": "2026-01-02T03:04:05+00:00"})
-    make_private(run.ended)
-    os.utime(run.ended, (0, 1_767_323_050))
-
-    assert cli.main(["list", "--json"]) == 0
-
-    (row,) = json.loads(capsys.readouterr().out)
-    assert (row["launched"], row["ended"]) == ("2026-01-02T03:04:05+00:00", "2026-01-02T03:04:10+00:00")
-
-
-def test_list_one_broken_run_does_not_hide_the_others(workdir: Path, capsys: Any) -> None:
-    ended_run(workdir, "a-1")
-    broken = ended_run(workdir, "b-1")
-    broken.plan.write_text("{")
-
-    cli.main(["list"])
-
-    assert "a-1" in capsys.readouterr().out
-
-
-def test_list_without_runs_is_empty_and_fine(workdir: Path, capsys: Any) -> None:
-    assert cli.main(["list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
-@pytest.mark.parametrize(
-    "overrides", [[], ["launcher=slurm", "machine=cpu-small", "seed=1,2,3", "-m", "--member", "2"]]
-)
-def test_plan_as_json_is_a_document(workdir: Path, fairlead: Command, overrides: list[str]) -> None:
-    done = fairlead("plan", "--json", *overrides)
-
-    document = json.loads(done.stdout)
-    assert {"plan", "step"} <= set(document)
-    assert list(document["scripts"]) == (["job.sbatch"] if overrides else [])
-    assert document["step"]["env"]["FAIRLEAD_MEMBER"] == ("2" if overrides else "0")
-    assert list(workdir.iterdir()) == []
-
-
-def test_logs_of_a_failed_run_say_why(workdir: Path, capsys: Any) -> None:
-    ended_run(workdir, state="FAILED")
-
-    assert cli.main(["logs", "--errors"]) == 0
-
-    assert "    boom" in capsys.readouterr().out.splitlines()
-
-
-def test_logs_as_json_are_an_object_for_each_line(workdir: Path, capsys: Any) -> None:
-    run = ended_run(workdir, state="FAILED")
-    (run.member(0).path / "attempt-0" / "rank-1.log").write_text("other\n")
-
-    assert cli.main(["logs", "--json"]) == 0
-
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows == [
-        {"member": 0, "rank": 0, "line": "hello"},
-        {"member": 0, "rank": 0, "line": "wörld"},
-        {"member": 0, "rank": 1, "line": "other"},
-    ]
-    assert cli.main(["logs", "--errors", "--json"]) == 0
-    assert [json.loads(line)["error"] for line in capsys.readouterr().out.splitlines()][1] == "    boom"
-
-
-def test_logs_of_a_chosen_member_and_rank_as_json_name_them(workdir: Path, capsys: Any) -> None:
-    run = make_search(workdir / "runs", search_of(3), fresh=True, kind="none")
-    accuracies(run, [0.5, 0.7])
-    (run.member(1).path / "attempt-0" / "rank-0.log").write_text("hello\n")
-
-    assert cli.main(["logs", "--json", "--member", "1", "--rank", "0"]) == 0
-
-    assert json.loads(capsys.readouterr().out) == {"member": 1, "rank": 0, "line": "hello"}
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--member", "2"], "nothing was said yet: fairlead status digits-1"),
-        (["--errors"], "no member has failed: fairlead status digits-1"),
-    ],
-)
-def test_logs_that_are_empty_say_so(workdir: Path, capsys: Any, words: list[str], said: str) -> None:
-    run = make_search(workdir / "runs", search_of(3), fresh=True, kind="none")
-    accuracies(run, [0.5, 0.7])
-
-    assert cli.main(["logs", *words]) == 0
-
-    assert capsys.readouterr() == ("", f"{said}\n")
-
-
-def test_logs_of_what_is_not_there_are_a_mistake(workdir: Path, capsys: Any) -> None:
-    run = make_search(workdir / "runs", search_of(3), fresh=True, kind="none")
-
-    for words in (["--rank", "9"], ["--member", "99"], ["--errors", "--member", "99"], ["--follow", "--rank", "9"]):
-        assert cli.main(["logs", run.id, *words]) == 2
-
-        assert "there is no " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELLED", 1)])
-def test_wait_for_an_ended_job_exits_as_it_ended(workdir: Path, capsys: Any, state: str, code: int) -> None:
-    ended_run(workdir, state=state, launcher="local")
-
-    assert cli.main(["wait"]) == code
-
-
-def test_cancel_of_an_ended_job_says_so(workdir: Path, capsys: Any) -> None:
-    run = ended_run(workdir)
-
-    assert cli.main(["cancel", "d-1", "--json"]) == 0
-
-    assert json.loads(capsys.readouterr().out) == {"job": "d-1", "cancelled": False}
-    assert not run.cancelled.exists()
-
-
-def test_config_dir_may_come_from_the_environment(workdir: Path, fairlead: Command) -> None:
-    (workdir / "mine" / "site").mkdir(parents=True)
-    (workdir / "mine" / "site" / "mine.yaml").write_text("name: mine\npython: /my/python\n")
-
-    done = fairlead("plan", "site=mine", "--json", env={"FAIRLEAD_CONFIG_DIR": str(workdir / "mine")})
-
-    assert json.loads(done.stdout)["plan"]["python"] == "/my/python"
-
-
-@pytest.mark.parametrize("words", [["launch", "launcher=slurm"], ["pool", "up", "mine"]])
-def test_cli_job_for_slurm_where_there_is_none_leaves_no_run_behind(
-    workdir: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, words: list[str]
-) -> None:
-    monkeypatch.setenv("PATH", str(workdir))
-
-    code = cli.main([*words, "machine=cpu-small"])
-
-    said = capsys.readouterr().err
-    assert code == 3 and "Slurm's commands are not on PATH: sbatch" in said and "login node" in said
-    assert not list(workdir.rglob("*"))
-
-
-def test_cli_version_names_the_folder_it_runs_from(capsys: Any, root: Path) -> None:
-    assert cli.main(["--version"]) == 0
-
-    said = capsys.readouterr().out
-    assert said.startswith("fairlead") and str(root) in said
-
-
-def test_report_of_a_job_that_took_no_time_says_so(workdir: Path, capsys: Any) -> None:
-    run = ended_run(workdir)
-
-    assert cli.main(["report", str(run.path)]) == 0
-
-    assert "nothing has run yet" in capsys.readouterr().err
-
-
-def test_status_of_a_member_without_a_cause_is_its_message_alone(workdir: Path, capsys: Any) -> None:
-    run = ended_run(workdir)
-    shutil.rmtree(run.member(0).path)
-
-    assert cli.main(["status", str(run.path)]) == 0
-
-    assert "FAILED      the launch was interrupted" in capsys.readouterr().out

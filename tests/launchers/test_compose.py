@@ -133,7 +133,7 @@ def test_compose_unknown_key_passes_so_that_check_can_name_it() -> None:
 def test_compose_second_time_is_not_changed_by_the_first() -> None:
     compose_all(["train.batch_size=999", "machine=cpu-small"])
 
-    assert values(compose_all([]), "train.batch_size", "machine.mem_gb") == [(64, 4)]
+    assert values(compose_all([]), "train.batch_size", "machine.mem_gb") == [(64, 1024)]
 
 
 def test_compose_several_bad_overrides_are_told_together() -> None:

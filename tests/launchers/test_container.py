@@ -55,7 +55,7 @@ def mounts(argv: tuple[str, ...]) -> dict[str, tuple[str, bool]]:
 
 
 def argv(plan: ContainerPlan) -> tuple[str, ...]:
-    return argv_of(plan, Path("/runs/d-1/members/0"), "/scratch/x")
+    return argv_of(plan, Path("/runs/d-1/members/0"), "/scratch/x", "/runs/d-1/members/0")
 
 
 def test_container_is_isolated(spec: schema.Spec) -> None:

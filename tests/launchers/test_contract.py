@@ -37,7 +37,7 @@ from launchers.config.command_rules import parameters_reach_a_command
 from launchers.plan import Plan
 from launchers.planning import Facts, plan_of
 from launchers.step import Start, step_of
-from tests.launchers.test_plan import COMMAND, TWO_BY_TWO, boxed, composed, planned, with_our_code
+from tests.launchers.planned import COMMAND, TWO_BY_TWO, boxed, composed, planned, with_our_code
 
 NAMES = contract.names(Path("/runs/d-1"), "d-1", 3, 0)
 

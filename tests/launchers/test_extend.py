@@ -1,15 +1,13 @@
-"""The verb `extend`: a larger budget, members that it pays for, and nothing twice however it was interrupted."""
+"""The verb `extend`: a larger budget, the members that it pays for, and going on where it was enough."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +15,18 @@ import pytest
 
 from conf import schema
 from conf.sweep_schema import Limits
-from launchers.errors import CommandError, SpecError
+from launchers.errors import SpecError
 from launchers.jobs.status import status_of
-from launchers.plan import plans_from
 from launchers.queue import local
-from launchers.queue.handover import submit_members
 from launchers.run_folder.journal import Journal
-from launchers.run_folder.record import Run, read_json, read_lines, write_json
-from launchers.search import extend as extend_module
+from launchers.run_folder.record import read_json, read_lines, write_json
 from launchers.search.extend import Wish, extend
 from launchers.search.study import Study
 from tests.cluster.harness import until
-from tests.launchers.tracked import make_run, spec_of
+from tests.conftest import Command
+from tests.launchers.extended import POINT, emptied, indices, launched, on_slurm, queue
+from tests.launchers.tracked import spec_of
 from tests.launchers.tried import accuracies, ask, make_search, search_of, start
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-POINT = {"optimizer.lr": 0.01, "model.width": 8}
-
-
-def on_slurm(**launcher: Any) -> schema.Spec:
-    return dataclasses.replace(spec_of(), launcher=schema.Launcher(kind="slurm", **launcher))
-
-
-def launched(folder: Path, trials: int = 4, spec: schema.Spec | None = None, **search: Any) -> Run:
-    """A search that was submitted to the fake cluster."""
-    run = make_search(folder, search_of(trials, **search), spec=spec or on_slurm())
-    submit_members(run, plans_from(read_json(run.plan)), range(trials))
-    return run
-
-
-def queue(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "queue.jsonl").read_text().splitlines()]
-
-
-def emptied(cluster: Any) -> None:
-    """Everything that was queued has ended."""
-    cluster.put("squeue", "")
-    cluster.put("sacct", "")
-
-
-def indices(run: Run) -> list[int]:
-    return [row["index"] for row in read_lines(run.members_file)]
-
 
 # --- what it does -------------------------------------------------------------------------------------
 
@@ -203,148 +171,6 @@ def test_extend_again_leaves_limits_that_stop_nothing(cluster: Any, workdir: Pat
     extend(run, Wish(trials=5, again=True))
 
     assert Study(run).search.limits == limits
-
-
-# --- what it refuses ----------------------------------------------------------------------------------
-
-REFUSED: list[tuple[Wish, str]] = [
-    (Wish(), "nothing is to be raised"),
-    (Wish(trials=4), "trials is 4, and 4 is not more"),
-    (Wish(trials=3), "trials is 4, and 3 is not more"),
-    (Wish(trials=-1), "trials is 4, and -1 is not more"),
-    (Wish(trials=10**9), "1000000000 trials are too many"),
-    (Wish(gpu_hours=5.0), "gpu_hours is 5, and 5.0 is not more"),
-    (Wish(gpu_hours=float("inf")), "gpu_hours is 5, and inf is not more"),
-    (Wish(gpu_hours=float("nan")), "gpu_hours is 5, and nan is not more"),
-    (Wish(trials=5, wall_min=100), "wall_min has no limit"),
-    (Wish(trials=5, max_failed=2), "max_failed is 3, and 2 is not more"),
-    (Wish(again=True), "the search is not over"),
-]
-
-
-@pytest.mark.parametrize(("wish", "said"), REFUSED, ids=[said for _, said in REFUSED])
-def test_extend_refuses_what_raises_nothing(cluster: Any, workdir: Path, wish: Wish, said: str) -> None:
-    run = launched(workdir, limits=Limits(gpu_hours=5, max_failed=3))
-    before = queue(workdir)
-
-    with pytest.raises(SpecError) as caught:
-        extend(run, wish)
-
-    assert said in str(caught.value)
-    assert (queue(workdir), indices(run), Study(run).budget.exists()) == (before, [0, 1, 2, 3], False)
-
-
-def test_extend_says_all_that_is_wrong_at_once(cluster: Any, workdir: Path) -> None:
-    run = launched(workdir)
-
-    with pytest.raises(SpecError) as caught:
-        extend(run, Wish(trials=3, gpu_hours=1.0, max_failed=1))
-
-    assert len(caught.value.problems) == 3
-
-
-def test_extend_of_trials_alone_says_which_limit_still_holds(cluster: Any, workdir: Path) -> None:
-    run = launched(workdir, limits=Limits(max_failed=0))
-    accuracies(run, [0.5, None])
-    write_json(Study(run).over, {"why": "1 trials failed, and max_failed is 0", "t": 0})
-    emptied(cluster)
-
-    with pytest.raises(SpecError, match="would still be over: 1 trials failed, and max_failed is 0"):
-        extend(run, Wish(trials=8))
-
-    assert Study(run).over.exists()
-    assert extend(run, Wish(trials=8, max_failed=2)).members == (2, 3, 4, 5, 6, 7)
-
-
-def test_extend_of_a_grid_says_so(workdir: Path) -> None:
-    run = make_run(workdir, [{"model.width": 1}, {"model.width": 2}])
-
-    with pytest.raises(SpecError, match="digits-1 is not a search"):
-        extend(run, Wish(trials=4))
-
-
-def test_extend_while_it_is_being_cancelled_says_so(cluster: Any, workdir: Path) -> None:
-    run = launched(workdir)
-    write_json(run.cancelled, {"by": "me", "t": time.time()})
-
-    with pytest.raises(SpecError, match="the job is being cancelled"):
-        extend(run, Wish(trials=8))
-
-
-# --- interrupted --------------------------------------------------------------------------------------
-
-STEPS = ("write_json", "append_lines", "set_aside", "unmark_ended", "submit_members")
-
-
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("after", [False, True])
-def test_extend_killed_at_any_step_is_completed_by_the_next(
-    cluster: Any, workdir: Path, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
-) -> None:
-    run = launched(workdir)
-    accuracies(run, [0.5, 0.6, 0.7, 0.8])
-    emptied(cluster)
-    real = getattr(extend_module, step)
-
-    def die(*arguments: Any) -> None:
-        if after:
-            real(*arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        setattr(extend_module, step, die)
-        extend(run, Wish(trials=6))
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-    was_complete = step == "submit_members" and after
-    if was_complete:
-        with pytest.raises(SpecError, match="trials is 6, and 6 is not more"):
-            extend(run, Wish(trials=6))
-    else:
-        assert extend(run, Wish(trials=6)).members == (4, 5)
-
-    assert indices(run) == [0, 1, 2, 3, 4, 5]
-    assert Study(run).search.trials == 6
-    assert [j["array"] for j in queue(workdir) if j["array"]] == ["0-3", "4-5"]
-
-
-def test_extend_after_a_torn_line_writes_whole_ones(cluster: Any, workdir: Path) -> None:
-    run = launched(workdir)
-    with run.members_file.open("a") as f:
-        f.write('{"index": 4, "late": tr')
-
-    assert extend(run, Wish(trials=6)).members == (4, 5)
-    assert indices(run) == [0, 1, 2, 3, 4, 5]
-
-
-def test_extend_that_slurm_refused_is_made_good_by_the_next(cluster: Any, workdir: Path) -> None:
-    run = launched(workdir)
-    accuracies(run, [0.5, 0.6, 0.7, 0.8])
-    emptied(cluster)
-    cluster.put("sbatch", "sys.exit('sbatch: error: invalid partition')")
-
-    with pytest.raises(CommandError):
-        extend(run, Wish(trials=6))
-    cluster.put("sbatch", cluster.texts["sbatch"])
-
-    assert extend(run, Wish(trials=6)).members == (4, 5)
-
-
-def test_extend_by_several_at_once_queues_each_member_once(cluster: Any, workdir: Path, root: Path) -> None:
-    run = launched(workdir)
-    words = [sys.executable, "-m", "launchers.cli", "extend", str(run.path), "--json", "--trials"]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    clients = [
-        subprocess.Popen([*words, str(n)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for n in (6, 8, 10)
-    ]
-    said = [client.communicate(timeout=60)[0] for client in clients]
-
-    queued = [json.loads(text)["members"] for text, c in zip(said, clients, strict=True) if c.returncode == 0]
-    assert sorted(i for members in queued for i in members) == list(range(4, 10))
-    assert indices(run) == list(range(10))
 
 
 # --- as a command, and on this machine ----------------------------------------------------------------

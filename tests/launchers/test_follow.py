@@ -22,7 +22,9 @@ from tests.launchers.tracked import end, history, make_run, spool, steps
 
 def following(run: Run, *more: str) -> subprocess.Popen[str]:
     argv = [sys.executable, "-m", "launchers.delivery.follow", str(run.path), "--watch-pid", str(os.getpid()), *more]
-    return subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "4"}
+    env.pop("OMP_NUM_THREADS", None)
+    return subprocess.Popen(argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def until(done: Callable[[], bool], limit_s: float = 100) -> None:
@@ -30,6 +32,15 @@ def until(done: Callable[[], bool], limit_s: float = 100) -> None:
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def blocked(task: Path) -> set[int]:
+    """Signals that a thread does not take: all of them when it is gone."""
+    try:
+        lines = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
+    except (FileNotFoundError, ProcessLookupError):
+        return set(range(1, 65))
+    return {number for number in range(1, 65) if int(lines["SigBlk"], 16) >> (number - 1) & 1}
 
 
 def delivered(run: Run) -> int:
@@ -69,6 +80,20 @@ def test_follow_told_to_stop_delivers_once_more_and_does_not_end_the_job(tmp_pat
     assert process.returncode == 0
     assert delivered(run) == path.stat().st_size
     assert not run.result.exists()
+
+
+def test_follow_no_thread_takes_the_signals_that_it_waits_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    spool(run, steps([1]))
+    process = following(run, "--every-s", "60")
+    until(run.forwarded.exists)
+
+    masks = [blocked(task) for task in Path(f"/proc/{process.pid}/task").iterdir() if task.name != str(process.pid)]
+    process.send_signal(signal.SIGTERM)
+
+    assert process.communicate(timeout=100)[0] == ""
+    assert masks
+    assert all({*follow.STOPS, ENDED} <= mask for mask in masks)
 
 
 def test_follow_ends_with_the_process_it_watches(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from launchers.run_folder.record import read_lines
 from tests.cluster.harness import ROOT, Cluster
+from tests.launchers.test_programs import IN_IMAGE
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_tensorflow_installed_apart_trains_on_workers_that_meet_and_with_a_param
     assert end["result"]["metrics"]["val/accuracy"] > 0.9
     assert [row["step"] for row in read_lines(run / "members/0/attempt-0/reports.jsonl")] == [1, 2, 3, 4]
     assert (run / "members/0/model/model.keras").stat().st_size > 0
-    installed = json.loads((run / "provenance.json").read_text())["installed"]["packages"]
+    installed = json.loads((run / "provenance.json").read_text())["installed"][0]["packages"]
     assert any(package.startswith("tensorflow_cpu==") for package in installed)
     assert served_end["state"] == "SUCCEEDED", log(served, 0)
     assert served_end["result"]["metrics"]["val/accuracy"] > 0.8
@@ -161,3 +162,43 @@ def test_lightning_and_accelerate_installed_beside_torch_meet_on_two_ranks_and_r
     assert (lightning / "members/0/checkpoints/last.ckpt").exists()
     (layer,) = (here.work / "runs/.layers").glob("*/modules")
     assert (layer / "pytorch_lightning").is_dir() and not (layer / "torch").exists()
+
+
+UNDER_TORCHRUN = """
+import os, pathlib
+import torch, torch.distributed as dist
+
+dist.init_process_group("gloo")
+total = torch.ones(1) + dist.get_rank()
+dist.all_reduce(total)
+said = f"{dist.get_rank()} of {dist.get_world_size()}: {total.item():g}, local {os.environ['LOCAL_RANK']}"
+pathlib.Path(os.environ["AIP_MODEL_DIR"], f"worker-{dist.get_rank()}").write_text(said)
+dist.barrier()
+os._exit(0)
+"""
+MEETS = "exec torchrun --nnodes=$NNODES --node-rank=$NODE_RANK --rdzv-endpoint=$MASTER_ADDR:$MASTER_PORT train.py\n"
+
+
+@pytest.mark.apptainer
+@pytest.mark.parametrize(
+    ("command", "pools", "local"),
+    [
+        ("[torchrun,--nproc-per-node,'2',--standalone,train.py]", (), "01"),
+        ("[sh,meets.sh]", ("pools=[{},{job: {command: [sh,meets.sh]}}]",), "00"),
+    ],
+    ids=["standalone", "where the job says"],
+)
+def test_torchrun_in_an_image_starts_workers_that_meet(
+    here: Cluster, command: str, pools: tuple[str, ...], local: str
+) -> None:
+    """By itself in one container, or from two, each with a worker, at the address that the environment names."""
+    if shutil.which("apptainer") is None:
+        pytest.skip("needs Apptainer")
+    (here.work / "train.py").write_text(UNDER_TORCHRUN)
+    (here.work / "meets.sh").write_text(MEETS)
+
+    run = here.launch("job=command", f"job.command={command}", "job.metrics.kind=none", *pools, *IN_IMAGE)
+
+    assert here.wait(run)["state"] == "SUCCEEDED", here.fairlead("logs", str(run)).stdout
+    said = [(run / f"members/0/model/worker-{rank}").read_text() for rank in (0, 1)]
+    assert said == [f"{rank} of 2: 3, local {local[rank]}" for rank in (0, 1)]

@@ -164,15 +164,15 @@ def test_attempt_from_an_earlier_checkpoint_than_those_before_it_computes_their_
     assert (found["steps"], found["recomputed"]) == (10.0 + 11.0, 10.0 + 11.0)
 
 
-def slow_first(*more: Any, step_s: float | None = 0.5, waited_s: float = 0.0) -> Tried:
+def slow_first(*more: Any, step_s: float | None = 0.5) -> Tried:
     """An attempt whose first step ends 6 s after its start-up, and which trains to the 30th second."""
     marks = [("restore_done", 4.0), *more, ("first_step", 10.0), ("training_done", 30.0)]
-    events = [{"event": name, "t": t} | ({"waited_s": waited_s} if name == "first_step" else {}) for name, t in marks]
+    events = [{"event": name, "t": t} for name, t in marks]
     return Tried(4.0, 4.0, 30.0, events, [(29.0, 3.0)], step_s=step_s)
 
 
-def test_first_step_is_a_step_for_as_long_as_a_usual_one_and_its_wait_for_data_is_the_starts() -> None:
-    assert goodput([slow_first(waited_s=2.0)]).seconds == {"first_step": 5.5, "steps": 19.5, "data_wait": 1.0}
+def test_first_step_is_a_step_for_as_long_as_a_usual_one() -> None:
+    assert goodput([slow_first()]).seconds == {"first_step": 5.5, "steps": 17.5, "data_wait": 3.0}
     assert goodput([slow_first(step_s=None)]).seconds == {"first_step": 6.0, "steps": 17.0, "data_wait": 3.0}
     assert goodput([slow_first(step_s=9.0)]).seconds == {"steps": 23.0, "data_wait": 3.0}
 

@@ -23,7 +23,14 @@ def run(tmp_path: Path) -> Run:
     """Member 3 has two checkpoints and what a kill left beside them; 5 is its heir."""
     run = Run(tmp_path / "study.v1")
     parent, child = run.member(3), run.member(5)
-    for name in ("step-20/state", "step-10/state", "step-30.tmp.attempt-0", "step-15.damaged"):
+    for name in (
+        "step-20/state",
+        "step-10/state",
+        "step-30.tmp.attempt-0",
+        "step-15.damaged",
+        "step-40.unread",
+        "step-50.lost",
+    ):
         make_private(parent.checkpoints / name)
         (parent.checkpoints / name / "shard").write_text(name)
     (parent.checkpoints / "newest").symlink_to("step-20")

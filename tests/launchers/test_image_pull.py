@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from conf import machine_schema, schema
 from launchers import images
-from launchers.apptainer import image, image_build, image_pull, sif
+from launchers.apptainer import image, image_build, sif, waiting
 from launchers.errors import SiteError, SpecError
 from launchers.launch import Request
 from launchers.run_folder.record import locked
 from tests.conftest import ROOT
+from tests.launchers.attempted import until
 from tests.launchers.registries import PASSWORD, Registry
+from tests.trainer.servers import Line
 
 pytestmark = pytest.mark.apptainer
 CANARY = "bGFiOmEgc2VjcmV0IHdvcmQ="  # both, as base64 has them
@@ -137,20 +139,51 @@ def test_pull_oras_gives_the_very_sif(store: Store, registry: Registry) -> None:
         store.get(f"oras://{registry.host}/lab/other:1")
 
 
+def test_pull_oras_goes_on_where_a_line_broke_and_where_it_was_killed(store: Store, registry: Registry) -> None:
+    store.trusts(registry_http=(registry.host,))
+    registry.push("lab/tiny", "1")
+    made = store.get(f"docker://{registry.host}/lab/tiny:1")
+    push_sif(made.path, registry, "lab/sif:2")
+    size, whole = made.path.stat().st_size, 1 << 40
+    lines = [Line(registry.host, [whole, whole, size // 3], goes_silent=silent) for silent in (False, True)]
+    try:
+        hosts = [line.address.removeprefix("http://") for line in lines]
+        argv = [sys.executable, "-c", ASK, str(store.folder), hosts[1], "oras", "sif:2"]
+        with subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}) as asking:
+            until(lambda: lines[1].broken and sum(p.stat().st_size for p in store.folder.glob(".*.fetched/sif")) > 0)
+            asking.kill()
+        (part,) = store.folder.glob(".*.fetched/sif")
+        had = part.stat().st_size
+
+        store.trusts(registry_http=tuple(hosts))
+        killed = store.get(f"oras://{hosts[1]}/lab/sif:2")
+        killed.path.unlink()
+        broken = store.get(f"oras://{hosts[0]}/lab/sif:2")
+    finally:
+        for line in lines:
+            line.close()
+
+    assert killed.digest == broken.digest == made.digest
+    assert lines[0].broken == 1
+    assert 0 < had < size // 3
+    assert f"http.response.status=206 http.response.written={size - had}" in (registry.folder / "log").read_text()
+    assert not list(store.folder.glob("*.fetched"))
+
+
 ASK = """\
 import sys
 from pathlib import Path
 from conf import machine_schema, schema
 from launchers.apptainer import image_build
 site = schema.Site(name="here", registry_http=(sys.argv[2],))
-box = machine_schema.Container(runtime="apptainer", image=f"docker://{sys.argv[2]}/lab/tiny:1")
+box = machine_schema.Container(runtime="apptainer", image=f"{sys.argv[3]}://{sys.argv[2]}/lab/{sys.argv[4]}")
 print(image_build.ensure_built(box, site, Path("none"), Path(sys.argv[1]), lambda t: print(t, file=sys.stderr)).digest)
 """
 
 
 def test_pull_six_ask_at_once_one_pulls(store: Store, registry: Registry) -> None:
     registry.push("lab/tiny", "1")
-    argv = [sys.executable, "-c", ASK, str(store.folder), registry.host]
+    argv = [sys.executable, "-c", ASK, str(store.folder), registry.host, "docker", "tiny:1"]
     streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     asking = [subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, **streams) for _ in range(6)]
     ends = [p.communicate(timeout=100) for p in asking]
@@ -271,15 +304,20 @@ def test_pull_that_fails_leaves_its_log_and_what_was_fetched(store: Store, regis
     assert not list(store.folder.glob("*.fetched"))
 
 
-def test_progress_says_how_much_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_pull, "SAY_S", 0)
+def test_progress_says_how_much_has_come_and_what_a_build_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "SAY_S", 0)
     (tmp_path / "blob").mkdir()
     (tmp_path / "blob" / "a").write_bytes(bytes(3_000_000))
+    log = tmp_path / "log"
+    log.write_bytes(b"INFO:    Starting build...\n\x1b[33mUnpacking numpy\x1b[0m 10%\rUnpacking numpy 20%\n\n")
     said: list[str] = []
 
-    image_pull._watcher(tmp_path, 12_000_000, said.append)()
+    waiting.bytes_come(tmp_path / "blob", 12_000_000, said.append)()
+    waiting.lines_come(log, said.append)()
 
-    assert said == ["fetched 3 MB of 12 MB"]
+    assert said == ["fetched 3 MB of 12 MB", "0:00  Unpacking numpy 20%"]
 
 
 def test_check_and_plan_name_the_image_before_it_is_pulled(

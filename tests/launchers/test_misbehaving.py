@@ -1,8 +1,14 @@
-"""Programs that misbehave, run by a real supervisor: the run stays bounded, the log readable, the node clean."""
+"""Programs that misbehave, run by a real supervisor: the run stays bounded, the log readable, the node clean.
+
+What a program can do to its node it can do from a container as well: those are run there, too, by a real Apptainer, as
+root and in a user namespace, whose file systems are processes themselves.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +20,16 @@ from typing import Any
 import pytest
 
 from conf.job_schema import Metrics
+from conf.machine_schema import Container
+from launchers.apptainer import container
 from launchers.host.ranks import last_lines
 from launchers.jobs.logs import Choice, lines
 from launchers.plan import plans_document
 from launchers.run_folder.log_parts import files_of
 from launchers.run_folder.record import Run, append_line, read_json, read_lines, write_json
 from launchers.wrapped import Wrapping
-from tests.launchers.tracked import put_our_code
+from tests.cluster.harness import Cluster, left_of, until
+from tests.launchers.tracked import put_our_code, spec_of
 from tests.plans import plan_of_run, pool_plan
 
 Make = Callable[..., Run]
@@ -41,19 +50,49 @@ def daemon(close, env):
 """
 
 
+BOXES = [pytest.param(name, marks=pytest.mark.apptainer) for name in ("container", "user namespace")]
+ANYWHERE = pytest.mark.parametrize("place", ["host", *BOXES], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Cluster(tmp_path_factory.mktemp("image")).image("pytorch-cpu")
+
+
 @pytest.fixture
-def make_run(workdir: Path) -> Make:
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path | None:
+    """The image that programs run in; none where they run on the host, as those of most tests."""
+    where = getattr(request, "param", "host")
+    if where == "host":
+        return None
+    if shutil.which("apptainer") is None:
+        pytest.skip("needs Apptainer")
+    if where == "user namespace":
+        monkeypatch.setenv("APPTAINER_USERNS", "1")
+    found: Path = request.getfixturevalue("image")
+    return found
+
+
+def box_of(run: Run, image: Path) -> container.ContainerPlan:
+    spec = spec_of()
+    pool = dataclasses.replace(spec.pools[0], container=Container(runtime="apptainer", image=str(image)))
+    return container.plan_of(pool, spec, run.path, None, None)
+
+
+@pytest.fixture
+def make_run(workdir: Path, place: Path | None) -> Make:
     """A frozen run of a command: `make_run("print(1)", log_bytes=10**6)`."""
 
-    def make(program: str, *, ranks: int = 1, argv: tuple[str, ...] = (), **more: Any) -> Run:
-        run = Run(workdir / "runs" / "d-1")
+    def make(program: str, *, ranks: int = 1, argv: tuple[str, ...] = (), wrapped: bool = True, **more: Any) -> Run:
+        run = Run(workdir / "runs" / f"d-{os.getpid()}")  # its name is that of its folders on the node, too
         run.path.mkdir(parents=True)
         put_our_code(run.path)
-        words = argv or (sys.executable, "-Suc", program.replace("MARKER", repr(str(run.path))))
+        python = sys.executable if place is None else "python3"
+        words = argv or (python, "-Suc", program.replace("MARKER", repr(f"{run.path}/members")))
         metrics = more.pop("metrics", Metrics())
         limits: dict[str, Any] = {"log_bytes": 10**9, "max_processes": 4096, "progress_s": 1.0, **more}
-        pool = pool_plan(words, ranks_per_node=ranks)
-        plan = plan_of_run(run, pool, metrics=metrics, wrapping=Wrapping(**limits))
+        pool = pool_plan(words, ranks_per_node=ranks, container=box_of(run, place) if place else None)
+        plan = plan_of_run(run, pool, metrics=metrics, wrapping=Wrapping(**limits) if wrapped else None)
         write_json(run.plan, plans_document([plan]))
         write_json(run.spec, {"name": "d", "seed": 1})
         append_line(run.members_file, {"index": 0, "point": {}, "sections": {}})
@@ -77,19 +116,7 @@ def log(run: Run, rank: int = 0) -> Path:
     return run.member(0).attempts()[-1].rank_log(rank)
 
 
-def of_the_run(run: Run) -> list[str]:
-    """Command lines of processes that name it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes()
-        except OSError:
-            continue
-        if str(run.path).encode() in words:
-            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
-    return found
-
-
+@ANYWHERE
 @pytest.mark.parametrize(
     ("close", "env"), [(True, "dict(os.environ)"), (False, "{}"), (True, "{}")], ids=["closes", "forgets", "both"]
 )
@@ -103,10 +130,11 @@ def test_program_that_daemonises_leaves_nothing_behind(make_run: Make, start: St
     assert ended(start(run)) == 0
 
     assert outcome(run)["state"] == "SUCCEEDED"
-    assert of_the_run(run) == []
+    assert left_of(run.path) == []
     assert "that the program had left behind were ended" in log(run).read_text()
 
 
+@ANYWHERE
 def test_program_that_fails_and_leaves_something_behind_has_its_own_last_word(make_run: Make, start: Start) -> None:
     run = make_run(f"{DAEMON}\ndaemon(True, dict(os.environ))\nsys.exit('it was this')")
 
@@ -115,6 +143,7 @@ def test_program_that_fails_and_leaves_something_behind_has_its_own_last_word(ma
     assert outcome(run)["message"] == "it was this"
 
 
+@ANYWHERE
 def test_program_that_leaves_nothing_behind_is_told_nothing(make_run: Make, start: Start) -> None:
     run = make_run("import subprocess, sys; subprocess.run(['echo', 'a']); print('b')", ranks=2)
 
@@ -123,6 +152,7 @@ def test_program_that_leaves_nothing_behind_is_told_nothing(make_run: Make, star
     assert [log(run, rank).read_text() for rank in (0, 1)] == ["a\nb\n", "a\nb\n"]
 
 
+@ANYWHERE
 def test_program_that_forks_without_end_is_ended_and_named(make_run: Make, start: Start) -> None:
     code = """
 import os, sys, time
@@ -139,9 +169,10 @@ time.sleep(90)
     found = outcome(run)
     assert (found["state"], found["cause"], found["first_rank"]) == ("FAILED", "user_error", 0)
     assert "processes at once on one node, and job.max_processes is 100" in found["message"]
-    assert of_the_run(run) == []
+    assert left_of(run.path) == []
 
 
+@ANYWHERE
 def test_program_that_ignores_sigterm_with_children_is_killed_after_the_grace(make_run: Make, start: Start) -> None:
     code = """
 import os, signal, subprocess, sys, time
@@ -162,11 +193,49 @@ time.sleep(95)
 
     assert ended(process) == 1
     assert outcome(run)["state"] == "CANCELLED"
-    assert of_the_run(run) == []
+    assert left_of(run.path) == []
 
 
+KILLS = """
+import os, pathlib, time
+def parent(pid): return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+pathlib.Path(os.environ["FAIRLEAD_MEMBER_DIR"], "session").write_text(str(os.getsid(0)))
+os.kill(WHOM, 9)
+time.sleep(93)
+"""
+
+
+def in_its_session(run: Run) -> list[str]:
+    """What serves a container its file systems is known by nothing else."""
+    argv = ["ps", "-s", (run.member(0).path / "session").read_text(), "-o", "stat=,args="]
+    found = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    return [line for line in found.splitlines() if not line.startswith("Z")]
+
+
+@pytest.mark.parametrize("place", BOXES, indirect=True)
+@pytest.mark.parametrize("wrapped", [True, False], ids=["command", "trainer"])
+def test_container_that_is_killed_takes_its_file_systems_with_it(make_run: Make, start: Start, wrapped: bool) -> None:
+    run = make_run(KILLS.replace("WHOM", "os.getppid()"), wrapped=wrapped)
+
+    assert ended(start(run)) == 1
+
+    assert outcome(run)["signal"] == 9
+    assert in_its_session(run) == []
+
+
+@pytest.mark.parametrize("place", BOXES, indirect=True)
+@pytest.mark.parametrize("wrapped", [True, False], ids=["command", "trainer"])
+def test_container_ends_with_its_supervisor(make_run: Make, start: Start, wrapped: bool) -> None:
+    run = make_run(KILLS.replace("WHOM", "parent(os.getppid())"), wrapped=wrapped)
+
+    assert ended(start(run)) == -9
+
+    until(lambda: not in_its_session(run))
+
+
+@ANYWHERE
 def test_program_that_prints_a_line_without_end_has_a_readable_log(make_run: Make, start: Start) -> None:
-    run = make_run("import os\nfor _ in range(50): os.write(1, b'x' * 2**20)\nos.write(1, b'\\nafter\\n')")
+    run = make_run("import os\nfor _ in range(100): os.write(1, b'x' * 2**20)\nos.write(1, b'\\nafter\\n')")
 
     assert ended(start(run)) == 0
 
@@ -175,6 +244,7 @@ def test_program_that_prints_a_line_without_end_has_a_readable_log(make_run: Mak
     assert (second, rest) == ("after", "")
 
 
+@ANYWHERE
 def test_program_that_prints_binary_has_a_readable_log(make_run: Make, start: Start) -> None:
     run = make_run("import os\nos.write(1, bytes(range(256)) + b'\\n')\nos.write(2, b'after\\n')")
 

@@ -54,13 +54,13 @@ def test_notebook_is_reached_with_its_token_which_no_process_and_no_log_shows(la
     assert ended.returncode == 1 and "has ended" in ended.stderr
 
 
-def test_interpreter_without_jupyterlab_is_told_with_what_to_do(laptop: Cluster, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
-    python = f"site.python={tmp_path / 'bare' / 'bin' / 'python'}"
+def test_interpreter_that_cannot_install_jupyterlab_is_told_before_anything_begins(laptop: Cluster) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", laptop.work / "bare"], check=True, timeout=60)
+    python = f"site.python={laptop.work / 'bare' / 'bin' / 'python'}"
     failed = laptop.fairlead("notebook", python, check=False)
 
-    assert failed.returncode == 1 and "JupyterLab is not installed" in failed.stderr
-    assert "pip install jupyterlab" in failed.stderr
+    assert failed.returncode == 3 and "No module named pip" in failed.stderr
+    assert not list((laptop.work / "runs").glob("notebook-*"))
 
 
 def test_notebook_of_several_members_is_refused(laptop: Cluster) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from launchers.errors import SiteError
 from launchers.host import place
-from tests.launchers.test_plan import TWO_BY_TWO, composed, planned
+from tests.launchers.planned import TWO_BY_TWO, composed, planned
 
 
 def test_candidates_are_all_blocks_once_and_begin_elsewhere_for_each_attempt() -> None:

@@ -90,11 +90,35 @@ def test_pools_of_scripts_a_command_and_a_gap_have_the_snapshots_files(here: Clu
 
     here.wait(run)
     told = told_in(run, [*PLACES, ("workerpool3", 0)])
-    code = run / "code/project"
+    code = run / "members/0/project"
     files = [str(code / name) for name in ("chief.py", "worker.py", "worker.py")]
     assert [each["file"] for each in told[:3]] == files and Path(code, told[3]["file"]) == code / "judge.py"
     assert [each["argv"] for each in told] == [[], ["a b"], ["a b"], []]
     assert {name for each in told for name in each["imported"]} == {str(code / "shared.py")}
+
+
+def test_pools_of_several_sources_have_each_its_own_installation(here: Cluster) -> None:
+    """The same one twice is installed once."""
+    for name in ("mine", "other"):
+        files = {f"{name}/__init__.py": "", f"{name}/task.py": TELLS.format(packages="greeting")}
+        project(here.work / name, files, name=name)
+    house = wheelhouse(here.work / "house")
+    own = f"job: {{base: module, source: other, module: other.task, wheelhouse: {house}}}"
+
+    run = here.launch(
+        "job=module", "job.source=mine", "job.module=mine.task", f"job.wheelhouse={house}",
+        f"pools=[{{}},{{machine: {{nodes: 2}}, {own}}},{{}},{{machine: {{nodes: 1}}}}]",
+    )  # fmt: skip
+
+    here.wait(run)
+    told = told_in(run, [*PLACES, ("workerpool3", 0)])
+    layers = {path.parent.name.rpartition("-")[0]: path for path in (here.work / "runs/.layers").glob("*/modules")}
+    assert set(layers) == {"mine", "other"}
+    names = ["mine", "other", "other", "mine"]
+    assert [each["file"] for each in told] == [f"{layers[name]}/{name}/task.py" for name in names]
+    assert [each["imported"] for each in told] == [[f"{layers[name]}/greeting.py"] for name in names]
+    installed = json.loads((run / "provenance.json").read_text())["installed"]
+    assert [each["folder"] for each in installed] == [str(layers["mine"]), str(layers["other"])]
 
 
 def test_pools_of_a_module_and_of_a_script_beside_it(here: Cluster) -> None:
@@ -110,7 +134,7 @@ def test_pools_of_a_module_and_of_a_script_beside_it(here: Cluster) -> None:
     here.wait(run)
     told = told_in(run, PLACES)
     assert Path(told[0]["file"]).name == "task.py"
-    assert [each["file"] for each in told[1:]] == [str(run / "code/project/worker.py")] * 2
+    assert [each["file"] for each in told[1:]] == [str(run / "members/0/project/worker.py")] * 2
 
 
 @pytest.mark.apptainer

@@ -58,8 +58,8 @@ def site(fakes: Any, workdir: Path) -> Any:
 
 
 @pytest.mark.parametrize(("words", "count"), [(("tracking=none", "machine.time_limit_min=3"), 1), (SLURM, 0)])
-def test_probe_says_where_no_time_limit_is_kept(site: Any, words: tuple[str, ...], count: int) -> None:
-    said = [f for f in findings("experiment=digits", "tracking.register=null", *words) if "nothing holds" in f.text]
+def test_probe_says_to_what_a_program_is_held_here(site: Any, words: tuple[str, ...], count: int) -> None:
+    said = [f for f in findings("experiment=digits", "tracking.register=null", *words) if "is held to" in f.text]
 
     assert len(said) == count
     assert all(f.good and "machine.time_limit_min (3)" in f.text for f in said)

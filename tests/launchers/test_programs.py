@@ -91,7 +91,7 @@ def test_script_here_gets_every_argument_unchanged_beside_packages_called_as_our
     here.wait(run)
     said = seen_by(run)
     assert said["argv"] == [*AWKWARD, "--lr=0.1"] and said["env"] == COMMANDS
-    assert said["files"] == [str(run / "code/project/sub" / name / "__init__.py") for name in OF_OURS]
+    assert said["files"] == [str(run / "members/0/project/sub" / name / "__init__.py") for name in OF_OURS]
     assert not list(here.work.rglob("canary"))
 
 
@@ -111,7 +111,7 @@ def test_grid_over_a_module_here_installs_its_source_once_and_each_member_has_it
         assert said["argv"] == ["first", f"--lr={lr}"] and said["cwd"] == str(run / f"members/{member}")
     (layer,) = (here.work / "runs/.layers").glob("*/modules")
     assert said["files"] == [str(layer / "greeting.py"), str(layer / "trainer/__init__.py")]
-    assert json.loads((run / "provenance.json").read_text())["installed"]["packages"] == [
+    assert json.loads((run / "provenance.json").read_text())["installed"][0]["packages"] == [
         "greeting==1.0",
         "my_project==0.1",
     ]
@@ -206,7 +206,7 @@ def test_script_in_an_image_imports_packages_called_as_ours(boxed: Cluster) -> N
     run = boxed.launch("job=script", "job.script=sub/train.py", "job.arguments=[a]", *WHERE)
 
     boxed.wait(run)
-    assert seen_by(run)["files"] == [str(run / "code/project/sub" / name / "__init__.py") for name in OF_OURS]
+    assert seen_by(run)["files"] == [str(run / "members/0/project/sub" / name / "__init__.py") for name in OF_OURS]
 
 
 @pytest.mark.apptainer

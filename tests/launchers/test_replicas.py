@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from launchers.freeze import Launch, freeze
 from launchers.run_folder.record import Run, read_json, read_lines
+from launchers.search.expand import expand
 from tests.cluster.harness import ROOT, Cluster, attempts
+from tests.launchers.attempted import Start
 
 PROGRAM = "programs_of_pools.py"
 
@@ -68,6 +71,39 @@ def test_worker_that_fails_is_started_again_alone(here: Cluster) -> None:
     ]
     pools_of = [(pool["name"], len(pool["hosts"])) for pool in read_json(attempt.path / "pools.json")]
     assert pools_of == [("workerpool0", 1), ("workerpool1", 2)]
+
+
+ALWAYS_FAILS = "[sh,-c,'echo >> $FAIRLEAD_MEMBER_DIR/starts-$FAIRLEAD_ATTEMPT; exit 3']"
+AT_ONCE = "import launchers.host.policy as p, launchers.host.replicas as r; p.PAUSES_S, r.LAST_PAUSE_S = (0.0,), 0.0"
+"""Restarts without a pause."""
+
+
+@pytest.mark.parametrize(
+    ("more", "starts"),
+    [
+        ((), [6, 6, 6, 6]),
+        (("job.restart_job_on_worker_restart=true",), [1, 1, 1, 1]),
+        (("job.disable_retries=true",), [1]),
+    ],
+    ids=["unless told otherwise", "the job with the worker", "never"],
+)
+def test_worker_that_always_fails_is_started_as_often_as_the_documents_say(
+    workdir: Path, start: Start, more: tuple[str, ...], starts: list[int]
+) -> None:
+    """By itself up to five times, and the whole job up to three times."""
+    words = ("launcher=local", "tracking=none", "job=command", "job.command=[sleep,'90']", "job.metrics.kind=none")
+    members = expand([*words, f"pools=[{{}},{{job: {{command: {ALWAYS_FAILS}}}}}]", *more], [])
+    asked = Launch(specs=members.specs, points=members.points, command=(), cwd=workdir, python=sys.executable)
+    run, _ = freeze(asked, workdir / "runs", "d-1")
+
+    said, _ = (process := start(run, "--member", "0", patch=AT_ONCE)).communicate(timeout=100)
+
+    assert process.returncode == 1, said
+    ends = attempts(run.path)
+    assert [end["state"] for end in ends] == [*["RESTARTED"] * (len(starts) - 1), "FAILED"]
+    assert [(run.member(0).path / f"starts-{k}").read_text().count("\n") for k in range(len(ends))] == starts
+    times = "-0 failed 6 times" if starts[0] > 1 else " failed"
+    assert ends[-1]["message"].startswith(f"workerpool1{times}, and last exited with status 3")
 
 
 @pytest.mark.parametrize(

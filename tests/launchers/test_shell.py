@@ -33,7 +33,7 @@ def test_command_beside_a_rank_has_its_names_and_folder_and_an_ended_one_is_refu
     assert done.returncode == 1 and found["exit_code"] == 3 and found["rank"] == 1
     assert found["output"].splitlines() == [
         f"1 1/2 it is; $(x) {run}/members/0/model/ {port}",
-        str(run / "code" / "project"),
+        str(run / "members/0/project"),
     ]
     begun = (run / "members/0/attempt-0/ledger.jsonl").read_text()
     assert begun.count("program_begin") == 1 and not list((run / "shell").iterdir())

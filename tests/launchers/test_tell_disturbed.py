@@ -13,10 +13,7 @@ import pytest
 from launchers.run_folder.record import Run, ended_members, read_json, read_lines, write_json
 from launchers.search.study import LEASE_S, Study
 from sweeps.trials import Trial
-from tests.launchers import test_judge
-from tests.launchers.test_judge import Made, Start, ended, until
-
-made, start = test_judge.made, test_judge.start
+from tests.launchers.judged import Made, Start, ended, maker, of_member_7, until
 
 FIVE = """
 import json, os
@@ -50,6 +47,16 @@ sys.settrace(trace)
 """A supervisor that is killed before its n-th line after its ranks have left."""
 LINES = [*random.Random(11).sample(range(1, 540), 5), *random.Random(12).sample(range(540, 620), 6)]
 """From there to the last entry there are about 600; the outcome is written in the last 50 of them."""
+
+
+@pytest.fixture
+def made(workdir: Path) -> Made:
+    return maker(workdir)
+
+
+@pytest.fixture
+def start(start: Start) -> Start:
+    return of_member_7(start)
 
 
 def seven(run: Run, gone: bool = False) -> Trial:

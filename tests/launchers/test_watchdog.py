@@ -180,14 +180,14 @@ def test_watchdog_program_that_never_begins_is_found(make_run: Make, start: Star
 
 def test_watchdog_storage_that_does_not_answer_is_no_hang(make_run: Make, start: Start) -> None:
     patch = """
-import launchers.host.beats as b, time
-real, began = b.beat_of, []
+import launchers.host.watchdog as w, time
+real, began = w.beat_of, []
 def broken(path):
     began.append(time.monotonic())
     if began[-1] - began[0] < 7:
         raise OSError(5, "Input/output error")
     return real(path)
-b.beat_of = broken
+w.beat_of = broken
 """
     hang = Hang(step_s=5.0)
     run = make_run(sys.executable, "-c", BEATING.replace("0.05", "0.3"), ranks=2, hang=hang)

@@ -2,7 +2,7 @@
 
 So nothing is lost by rebuilding a study at each ask: what is left is chance, which has the same distribution whether
 one generator serves all trials or each has its own. (Not so of NSGA-II, whose parents Optuna lists in another order
-once it has cached them; its generations have a test in test_sampler.py.)
+once it has cached them; its generations have a test in test_told.py.)
 """
 
 from __future__ import annotations

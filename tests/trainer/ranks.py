@@ -18,6 +18,8 @@ from conf.job_schema import Job
 from conf.machine_schema import Accelerator, Container, Machine
 from conf.schema import Component, Launcher, Objective, Pool, Site, Spec, Tracking
 from conf.train_schema import Train
+from launchers.jobs.goodput import goodput, tried
+from launchers.run_folder import record
 from tests.trainer.warm import Warm
 
 Process = Warm | subprocess.Popen[bytes]
@@ -142,6 +144,13 @@ class Member:
             "FAIRLEAD_ATTEMPT_DIR": str(self.attempt),
             **self.env,
         }
+
+
+def phases(run: Member, started: float, ended: float) -> Mapping[str, float]:
+    """Seconds of its only attempt, whose supervisor says when it began and ended."""
+    (run.attempt / "started.json").write_text(json.dumps({"started": started}))
+    (run.attempt / "outcome.json").write_text(json.dumps({"ended": ended}))
+    return goodput(tried(record.Member(run.path), [], None)).seconds
 
 
 def free_port() -> int:

@@ -195,7 +195,7 @@ def test_newest_that_cannot_be_read_for_a_moment_is_the_newest(
     assert checkpoints.newest() == checkpoints.folder / "step-6"
 
 
-def test_newest_that_cannot_be_read_is_passed_over_for_good_where_an_older_one_is_whole(
+def test_newest_that_cannot_be_read_is_passed_over_until_it_can_where_an_older_one_is_whole(
     checkpoints: Checkpoints, storage: dict[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints.save(5, content("five"))
@@ -205,9 +205,48 @@ def test_newest_that_cannot_be_read_is_passed_over_for_good_where_an_older_one_i
     with caplog.at_level(logging.WARNING):
         assert checkpoints.newest() == checkpoints.folder / "step-5"
 
-    assert names(checkpoints) == ["step-5", "step-6.damaged"] and "Stale file handle" in caplog.text
-    storage.clear()
+    assert names(checkpoints) == ["step-5", "step-6.unread"] and "Stale file handle" in caplog.text
     assert checkpoints.newest() == checkpoints.folder / "step-5"
+    storage.clear()
+    assert checkpoints.newest() == checkpoints.folder / "step-6"
+    assert names(checkpoints) == ["step-5", "step-6"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("step", [6, 9])
+def test_newest_is_what_was_saved_after_one_was_passed_over(
+    checkpoints: Checkpoints, storage: dict[str, int], monkeypatch: pytest.MonkeyPatch, step: int, killed: bool
+) -> None:
+    """Also where its step is lower, and where the attempt is killed as soon as it is on disk."""
+    checkpoints.save(5, content("five"))
+    checkpoints.save(9, content("nine"))
+    storage["step-9"] = 99
+    assert checkpoints.newest() == checkpoints.folder / "step-5"
+    storage.clear()
+    with monkeypatch.context() as patch:
+        if killed:
+            patch.setattr(Checkpoints, "_retain", lambda *_: None)
+        checkpoints.save(step, content("anew"))
+
+    assert checkpoints.newest() == checkpoints.folder / f"step-{step}"
+    assert (checkpoints.folder / f"step-{step}" / "a").read_text() == "anew"
+    assert names(checkpoints) == ["step-5", f"step-{step}"]
+
+
+def test_newest_passed_over_stays_where_the_next_save_fails(checkpoints: Checkpoints, storage: dict[str, int]) -> None:
+    checkpoints.save(5, content("five"))
+    checkpoints.save(6, content("six"))
+    storage["step-6"] = 99
+    checkpoints.newest()
+    storage.clear()
+
+    def full(_: Path) -> list[Path]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(7, full)
+
+    assert checkpoints.newest() == checkpoints.folder / "step-6"
 
 
 def test_run_with_checkpoints_of_which_none_can_be_read_does_not_begin_anew(
@@ -251,7 +290,7 @@ def test_newest_is_found_where_a_damaged_one_cannot_be_put_aside(
     checkpoints.save(6, content("six"))
     truncate(checkpoints.folder / "step-6" / "a")
 
-    def refused(path: Path) -> None:
+    def refused(path: Path, _why: str) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(checkpoint, "_put_aside", refused)
@@ -272,11 +311,32 @@ def test_damage_is_found_by_the_rank_whose_share_it_is_and_a_missing_file_by_the
         damage(path, 1, 2)
 
 
-def test_newest_all_damaged_is_none(checkpoints: Checkpoints) -> None:
-    checkpoints.save(5, content("five"))
+def test_newest_all_damaged_is_none_and_they_are_kept(
+    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also those that were put aside earlier, while there was still one to go on from."""
+    for step in (5, 6):
+        checkpoints.save(step, content("x"))
+    truncate(checkpoints.folder / "step-6" / "b")
+    assert checkpoints.newest() == checkpoints.folder / "step-5" and checkpoints.lost() == []
     truncate(checkpoints.folder / "step-5" / "b")
 
+    for _ in range(2):  # it may be killed before it saves
+        caplog.clear()
+        assert checkpoints.newest() is None
+        assert "begins anew: all checkpoints were damaged; they are kept as step-6.lost, step-5.lost" in caplog.text
+    for step in (2, 4, 5):
+        checkpoints.save(step, content("anew"))
+
+    assert names(checkpoints) == ["step-4", "step-5", "step-5.lost", "step-6.lost"]
+    assert checkpoints.newest() == checkpoints.folder / "step-5"
+
+
+def test_newest_is_none_in_silence_where_there_never_was_one(
+    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
     assert checkpoints.newest() is None
+    assert checkpoints.lost() == [] and caplog.text == ""
 
 
 def test_save_after_damage_keeps_new_ones_though_their_steps_are_lower(checkpoints: Checkpoints) -> None:
@@ -289,7 +349,7 @@ def test_save_after_damage_keeps_new_ones_though_their_steps_are_lower(checkpoin
     checkpoints.save(7, content("x"))
 
     assert checkpoints.newest() == checkpoints.folder / "step-7"
-    assert names(checkpoints) == ["step-6", "step-7"]
+    assert names(checkpoints) == ["step-6", "step-7", "step-8.lost", "step-9.lost"]
 
 
 def test_newest_deletes_what_an_earlier_attempt_left_unfinished(checkpoints: Checkpoints) -> None:

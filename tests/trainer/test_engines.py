@@ -113,6 +113,26 @@ def test_engine_step_clips_and_tells_the_norm_before(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", kinds("engine"))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_engine_tells_the_norm_where_it_is_wanted_and_no_weight_changes_for_it(kind: str, precision: str) -> None:
+    """Of gradients that are not scaled."""
+    precision = precision if has_fp16(kind) else "fp32"
+    asked, clipped, alone = (start(kind, precision) for _ in range(3))
+    for _ in range(3):
+        for engine in (asked, clipped, alone):
+            engine.backward(nn.functional.cross_entropy(engine.forward(INPUTS).float(), TARGETS))
+
+        norm, theirs = asked.step(1.0, None, norm_wanted=True), clipped.step(1.0, 1e6)
+
+        assert alone.step(1.0, None) is None
+        assert norm is not None and theirs is not None
+        assert norm.item() == pytest.approx(theirs.item(), rel=1e-6) and 0 < norm.item() < 10
+
+    ours, plain = asked.weights(), alone.weights()
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("kind", kinds("engine"))
 def test_engine_precision_it_does_not_have_is_refused(kind: str) -> None:
     with pytest.raises(UserError, match="cannot compute in fp8"):
         start(kind, "fp8")

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 
-from launchers.jobs.goodput import goodput, tried
 from launchers.run_folder import record
-from launchers.run_folder.ledger import usual_step_s
-from tests.trainer.ranks import Member, own
+from launchers.run_folder.beat import beat_of
+from tests.trainer.ranks import Member, own, phases
 
 Make = Callable[..., Member]
 HELD_S = 2.0
 KEPT = ("steps", "data_wait", "evaluation", "checkpoint")
-
-
-def phases(run: Member, started: float, ended: float) -> Mapping[str, float]:
-    """Of its only attempt, whose supervisor says when it began and ended."""
-    (run.attempt / "started.json").write_text(json.dumps({"started": started}))
-    (run.attempt / "outcome.json").write_text(json.dumps({"ended": ended}))
-    return goodput(tried(record.Member(run.path), [], None)).seconds
 
 
 def times(run: Member) -> dict[str, float]:
@@ -47,7 +38,7 @@ def test_first_step_that_is_held_up_is_told_from_the_steps_of_a_real_run(member:
     ended = time.time()
     found, at = phases(run, started, ended), times(run)
 
-    usual_s = usual_step_s(record.Attempt(run.attempt))
+    usual_s = beat_of(record.Attempt(run.attempt).beat(0)).pace_s
     assert usual_s is not None and 0 < usual_s < HELD_S
     assert found["first_step"] >= HELD_S - usual_s
     trained_s = sum(found.get(phase, 0.0) for phase in KEPT)

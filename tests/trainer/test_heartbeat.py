@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from conf.job_schema import Hang
-from launchers.host.beats import KEYS, Limit, beat_of, culprit, described, limit, longest, main_thread, stacks_of
-from launchers.host.beats import Beat as Read
+from launchers.host.beats import KEYS, Limit, culprit, described, limit, longest, main_thread, stacks_of
+from launchers.run_folder.beat import Beat as Read
+from launchers.run_folder.beat import beat_of
 from tests.trainer.ranks import ROOT
 from trainer.insight import heartbeat
 from trainer.insight.heartbeat import PACED, SECTIONS, SIZE, Beat, host_of

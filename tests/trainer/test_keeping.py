@@ -175,13 +175,20 @@ def test_notice_in_a_step_that_does_not_end_is_answered_before_the_grace_time_is
     assert "goes on from step 5" in run.log()
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_notice_while_one_rank_waits_for_its_data_costs_no_step(member: Make, workers: int) -> None:
-    slow = own("own.blobs", rows=40, pause_s=0.05)  # steps so long that the ranks agree at each
-    run = member(ranks=2, data=slow, train={"max_steps": 2000, "workers": workers, "checkpoint_every_steps": 5000})
+@pytest.mark.parametrize(("pause_s", "steps"), [(0.05, 1), (0.002, 300), (0.0, 300)])
+def test_notice_while_one_rank_waits_for_its_data_costs_no_step(
+    member: Make, pause_s: float, steps: int, workers: int, accumulate: int
+) -> None:
+    """Where steps are long and ranks agree at once, where they hear of it a step later, and where they seldom ask."""
+    slow = own("own.blobs", rows=40, pause_s=pause_s)
+    train = {"max_steps": 100_000, "workers": workers, "checkpoint_every_steps": 200_000, "accumulate": accumulate}
+    run = member(ranks=2, data=slow, train={**train, "eval_every_steps": 200_000})
     run.env = {"OWN_STUCK": str(run.path / "be-stuck")}
     run.start()
     until(lambda: has_begun(run) and events(run, "first_step"))
+    until(lambda: steps == 1 or reports(run)[-1:] >= [steps])
     (run.path / "be-stuck").touch()
     until(lambda: (run.path / "stuck").exists())
 
@@ -190,8 +197,13 @@ def test_notice_while_one_rank_waits_for_its_data_costs_no_step(member: Make, wo
 
     assert run.wait(timeout_s=90) == [STOPPED, STOPPED], run.log()
     (left,) = events(run, "leaving")
-    assert left["step"] == left["kept"] >= 1
+    assert left["step"] == left["kept"] >= steps
     assert "Traceback" not in run.log(1)
+
+
+def reports(member: Member) -> list[int]:
+    """Steps after which there was one."""
+    return [line["step"] for line in member.lines("metrics.jsonl") if "train/loss" in line.get("metrics", {})]
 
 
 @pytest.fixture

@@ -31,6 +31,12 @@ def weights(member: Member) -> dict[str, torch.Tensor]:
     return load_file(member.path / "model" / "model.safetensors")
 
 
+def norms(run: Member) -> list[float]:
+    """Of the gradients, at each report."""
+    rows = [line.get("metrics", {}) for line in run.lines("metrics.jsonl")]
+    return [row["train/grad_norm"] for row in rows if "train/grad_norm" in row]
+
+
 def attempt(run: Member, engine: str, options: Mapping[str, Any], ranks: int, stop: str = "") -> None:
     """One attempt, which ends by itself or is stopped."""
     run.spec = dataclasses.replace(run.spec, engine=Component(kind=engine, options=dict(options)))
@@ -56,17 +62,19 @@ def test_a_run_changes_engine_stage_and_ranks_and_ends_with_the_same_model(membe
 
 
 @pytest.mark.parametrize(
-    ("engine", "options", "precision"),
+    ("engine", "options", "precision", "ranks"),
     [
-        ("ddp", {"compression": "fp16"}, "fp32"),
-        ("ddp", {"compression": "powersgd", "powersgd_rank": 1, "bucket_mb": 0.0005}, "fp32"),
-        ("fsdp", {"unit_parameters": 1}, "bf16"),
-        ("deepspeed", {"stage": 2}, "fp32"),
-        ("deepspeed", {"stage": 3}, "fp32"),
+        ("ddp", {"compression": "fp16"}, "fp32", 2),
+        ("ddp", {"compression": "powersgd", "powersgd_rank": 1, "bucket_mb": 0.0005}, "fp32", 2),
+        ("fsdp", {"unit_parameters": 1}, "bf16", 2),
+        ("fsdp", {"unit_parameters": 1, "shard_ranks": 2}, "fp32", 4),
+        ("deepspeed", {"stage": 1}, "fp32", 2),
+        ("deepspeed", {"stage": 2}, "fp32", 2),
+        ("deepspeed", {"stage": 3}, "fp32", 2),
     ],
 )
 def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(
-    member: Make, engine: str, options: dict[str, Any], precision: str
+    member: Make, engine: str, options: dict[str, Any], precision: str, ranks: int
 ) -> None:
     """With what makes it hard: random numbers of each rank, running statistics that only one rank counts, and a memory
     of what was not sent."""
@@ -74,9 +82,9 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(
     train = {"max_steps": 20, "log_every_steps": 7, "precision": precision}
     whole, broken = member("whole", model=model, train=train), member("broken", model=model, train=train)
 
-    attempt(broken, engine, options, 2, stop="14:SIGTERM")
-    attempt(broken, engine, options, 2)
-    attempt(whole, engine, options, 2)
+    attempt(broken, engine, options, ranks, stop="14:SIGTERM")
+    attempt(broken, engine, options, ranks)
+    attempt(whole, engine, options, ranks)
 
     assert "goes on from step 14" in broken.log()
     ours, theirs = weights(broken), weights(whole)
@@ -85,8 +93,16 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(
     assert "Warning" not in whole.log() and "[WARNING]" not in whole.log()
 
 
+def test_fsdp_keeps_copies_of_a_model_each_in_pieces_on_so_many_ranks_as_it_is_told(member: Make) -> None:
+    run = member("0", optimizer=own("peek.Pieces", lr=0.003), train={"max_steps": 1})
+
+    attempt(run, "fsdp", {"shard_ranks": 2}, 4)
+
+    assert "pieces ('replicate', 'shard') (2, 2) (Replicate(), Shard(dim=0))" in run.log()
+
+
 @pytest.mark.parametrize("engine", ["fsdp", "deepspeed"])
-def test_momentum_of_sharded_parameters_is_that_of_whole_ones(member: Make, engine: str) -> None:
+def test_momentum_and_gradient_norm_of_sharded_parameters_are_those_of_whole_ones(member: Make, engine: str) -> None:
     sgd = Component(kind="sgd", options={"lr": 0.05})
     alone, shared = (member(name, optimizer=sgd, train={"max_steps": 6}) for name in ("alone", "shared"))
 
@@ -96,3 +112,4 @@ def test_momentum_of_sharded_parameters_is_that_of_whole_ones(member: Make, engi
     ours, theirs = weights(shared), weights(alone)
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
+    assert norms(alone) and norms(shared) == pytest.approx(norms(alone), rel=1e-3)

@@ -84,6 +84,9 @@ def bring(path: str, into: Path, glob: str = "**/*", sums: str | None = None, **
         ("https://host?token=1", "https://host?***"),
         ("s3://bucket/me@home.csv", "s3://bucket/me@home.csv"),
         ("/data/wine.csv?x", "/data/wine.csv?x"),
+        ("abfss://box@me.dfs.core.windows.net/a", "abfss://box@me.dfs.core.windows.net/a"),
+        ("abfss://me:word@me.dfs.core.windows.net/a", "abfss://***@me.dfs.core.windows.net/a"),
+        ("abfs://box@me.dfs.core.windows.net/a?sv=2&sig=1f", "abfs://box@me.dfs.core.windows.net/a?***"),
     ],
 )
 def test_masked_address_has_no_secret_left(said: str, shown: str) -> None:

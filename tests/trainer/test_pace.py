@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from trainer import score
-from trainer.insight.pace import Scale, Window, advice, flops_of, rates
+from trainer.insight.pace import Scale, Waits, Window, advice, begun, flops_of, kept, rates
 from trainer.insight.stragglers import spread
 from trainer.models import gpt
+from trainer.parallel.group import Group
 from trainer.sources import Shape
 
 
@@ -50,9 +51,63 @@ def test_rates_of_plain_samples_have_no_tokens_and_no_utilisation() -> None:
     ],
 )
 def test_advice_names_what_helps(workers: int | None, cores: int, remedy: str) -> None:
-    assert "34%" in advice(0.34, workers, cores)
-    assert remedy in advice(0.34, workers, cores)
-    assert advice(0.1, workers, cores) == ""
+    said = advice(0.34, "", workers, cores)
+
+    assert said.startswith("training waits for data for 34% of its time: ") and remedy in said
+
+
+def test_advice_about_one_rank_names_it() -> None:
+    said = advice(0.34, "rank 3 on n7", None, 0)
+
+    assert said.startswith("training waits for the data of rank 3 on n7 alone for 34% of its time: see what else")
+    assert said.endswith("raise machine.cpus_per_rank, so that data can be read ahead")
+
+
+def judged(*windows: list[float]) -> list[tuple[float, int | None] | None]:
+    """What is said after each of these windows of a second."""
+    waits, said = Waits(), list[tuple[float, int | None] | None]()
+    for number, each_s in enumerate(windows, 1):
+        waits.note(each_s, 1.0, float(number))
+        said.append(waits.starved(float(number)))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("each_s", "rank"),
+    [([0.3], None), ([0.0, 0.3], 1), ([0.3, 0.05], 0), ([0.2, 0.3], None)],
+    ids=["one rank", "the second alone", "the first alone", "both"],
+)
+def test_loop_that_waits_for_data_is_told_once_and_which_rank_waits(each_s: list[float], rank: int | None) -> None:
+    assert judged(*[each_s] * 4) == [None, (pytest.approx(0.3), rank), None, None]
+
+
+def test_start_and_waits_that_cost_little_are_not_told() -> None:
+    assert judged([0.9, 0.0], *[[0.09, 0.05]] * 5) == [None] * 6
+
+
+def test_ranks_that_wait_in_turn_cost_what_each_waits() -> None:
+    assert judged([0.0, 0.0], [0.0, 0.15], [0.15, 0.0]) == [None, (pytest.approx(0.15), 1), None]
+    assert judged([0.0] * 3, *[[0.0, 0.09, 0.2], [0.0, 0.2, 0.09]])[1] == (pytest.approx(0.2), 2)
+
+
+def test_what_is_lost_is_what_the_slowest_waited_and_no_more_than_there_is() -> None:
+    waits = Waits()
+    for each_s in ([0.5, 0.25], [0.0, 2.0]):
+        waits.note(each_s, 1.0, 1.0)
+
+    assert waits.lost_s == 0.5 + 1.0
+
+
+def test_window_of_a_checkpoint_is_every_ranks_own_again() -> None:
+    said = kept(Window(torch.tensor(2.0), samples=8, begun_s=1.5, waited_s=0.5), Group(0, 1))
+    assert said == {"losses": [2.0], "samples": 8, "begun_s": 1.5, "waits_s": [0.5]}
+    shared = {**said, "losses": [2.0, 1.0], "waits_s": [0.5, 0.75]}
+
+    second = begun(shared, 9.0, torch.device("cpu"), Group(1, 2))
+    alone = begun(shared, 9.0, torch.device("cpu"), Group(0, 1))
+
+    assert second == Window(torch.tensor(1.0), samples=8, begun_s=1.5, waited_s=0.75)
+    assert alone == Window(torch.tensor(3.0), samples=8, begun_s=1.5, waited_s=0.75)
 
 
 def test_operations_are_those_of_the_arithmetic() -> None:

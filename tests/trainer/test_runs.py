@@ -61,8 +61,9 @@ def test_digits_one_rank_reaches_the_accuracy_and_leaves_every_file(member: Make
     spool = run.lines("metrics.jsonl")
     assert [line["dataset"]["context"] for line in spool[:2]] == ["train", "validation"]
     assert [line["step"] for line in spool if "val/loss" in line.get("metrics", {})] == list(range(23, 185, 23))
-    assert set(spool[2]["metrics"]) == {"train/loss", "train/lr", "train/samples_per_s", "train/data_wait"}
-    assert spool[2]["epoch"] == 1
+    beside = {"train/lr", "train/samples_per_s", "train/data_wait", "train/grad_norm"}
+    assert set(spool[2]["metrics"]) == {"train/loss", *beside}
+    assert spool[2]["epoch"] == 1 and "ranks" not in spool[2]
     assert run.lines("system-0.jsonl")
     starting = ["process_start", "imports_done", "rendezvous_done", "data_ready", "model_ready"]
     assert events(run)[:7] == [*starting, "restore_done", "first_step"]
@@ -273,6 +274,20 @@ def test_damaged_newest_checkpoint_is_passed_over(member: Make) -> None:
     assert f"goes on from step 6 ({before.name})" in run.log()
     assert damage(newest) is None
     assert run.log().endswith("own.py has tidied up\n")
+
+
+def test_run_whose_checkpoints_are_all_damaged_begins_anew_and_says_so(member: Make) -> None:
+    run = member(train={"max_steps": 4, "checkpoint_every_steps": 2, "keep_checkpoints": 2})
+    assert run.run() == [0], run.log()
+    for path in committed(run.path / "checkpoints"):
+        (path / "state.json").write_text("{}")
+
+    assert run.run() == [0], run.log()
+
+    begun = next(line for line in run.lines("ledger.jsonl") if line["event"] == "restore_done")
+    assert (begun["step"], begun["lost"]) == (0, ["step-4.lost", "step-2.lost"])
+    assert "begins anew: all checkpoints were damaged; they are kept as step-4.lost, step-2.lost" in run.log()
+    assert {"step-4", "step-4.lost", "step-2.lost"} <= {path.name for path in (run.path / "checkpoints").iterdir()}
 
 
 def test_user_mistake_on_one_rank_ends_all_and_is_told_apart(member: Make) -> None:

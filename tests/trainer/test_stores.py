@@ -169,11 +169,21 @@ def test_bring_from_store_is_as_from_http(store: Store, tmp_path: Path, caplog: 
     assert not [row for row in caplog.records if row.levelname in ("WARNING", "ERROR")]
 
 
-def test_bring_by_the_other_name_of_azures_protocol(az: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["abfs://bucket", "abfss://bucket@me.dfs.core.windows.net"])
+def test_bring_by_the_other_names_of_azures_protocol(
+    az: Store, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in az.env.items():
         monkeypatch.setenv(name, value)
 
-    assert list(bring("abfs://bucket/open/*.csv", tmp_path)[0]) == ["a.csv"]
+    assert list(bring(f"{place}/open/*.csv", tmp_path)[0]) == ["a.csv"]
+
+
+def test_address_of_azures_may_say_whose_account_it_is_in() -> None:
+    anybody = locations.location("abfs://bucket@me.blob.core.windows.net/open", "*", {"anon": True})
+    other = locations.location("abfs://bucket@me.blob.core.windows.net/open", "*", {"account_name": "you"})
+
+    assert (anybody.system.account_name, other.system.account_name) == ("me", "you")
 
 
 @each

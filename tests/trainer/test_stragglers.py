@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from conf.schema import Component
+from launchers.jobs.ranks import rank_times
+from launchers.run_folder.record import Attempt
 from tests.trainer.ranks import Member, own
 from trainer.insight import stragglers
-from trainer.insight.stragglers import FORWARDS, WINDOWS, Alone, Watch, slot, spread
+from trainer.insight.stragglers import FORWARDS, WINDOWS, Alone, Own, Watch, per_step, placed, spread, told
 
 Make = Callable[..., Member]
 
@@ -28,12 +30,19 @@ def test_spread_of_two_is_by_the_faster_one(taken: list[float], times: float) ->
 
 
 def test_spread_of_one_rank_is_none() -> None:
-    assert spread([]) == {}
-    assert slot(3.0, 0, 1).tolist() == []
+    assert spread([3.0]) == {}
 
 
-def test_slots_of_all_ranks_add_up_to_all_numbers() -> None:
-    assert sum(slot(float(rank + 1), rank, 3) for rank in range(3)).tolist() == [1.0, 2.0, 3.0]  # type: ignore[union-attr]
+@pytest.mark.parametrize("world", [1, 3])
+def test_what_all_ranks_placed_adds_up_to_what_each_told(world: int) -> None:
+    each = [Own(1.0 + rank, 0.5 * rank, 0.1 * rank) for rank in range(world)]
+
+    assert told(sum(placed(own, rank, world) for rank, own in enumerate(each)).tolist()) == each  # type: ignore[union-attr]
+
+
+def test_each_rank_is_told_by_the_step() -> None:
+    assert per_step([Own(1.0, 0.5), Own(4 / 3, 0.0)], 2) == {"ranks": {"own_s": [0.5, 0.6667], "waited_s": [0.25, 0.0]}}
+    assert per_step([Own(1.0, 0.5)], 2) == {}
 
 
 def windows(*taken: list[float], seconds: float = 2.0) -> list[int | None]:
@@ -100,6 +109,9 @@ def test_slow_rank_of_a_run_is_in_its_metrics_and_in_the_log(member: Make, engin
 
     assert run.run() == [0, 0], run.log()
 
+    first, second = rank_times(Attempt(run.attempt))
+    assert first.times == 1 and second.times > 1.3 and second.own_s > 0.25
+    assert (first.host, second.host) == (os.uname().nodename,) * 2
     rows: list[dict[str, Any]] = [line["metrics"] for line in run.lines("metrics.jsonl") if "metrics" in line]
     seen = [row for row in rows if "train/rank_spread" in row]
     assert len(seen) == 6 and all(row["train/slowest_rank"] == 1 for row in seen[1:])

@@ -14,13 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conf.schema import Component, Objective
-from tests.trainer.ranks import ROOT, Member
+from tests.trainer.ranks import ROOT, Member, own
+from trainer.components import kinds, part
 from trainer.failure import UserError
 from trainer.models import cnn, gpt
 from trainer.parallel import units
 from trainer.sources import Shape
 
 Make = Callable[..., Member]
+STOPPED = 75
+LINEAR = ("blocks.0.0", "blocks.1.0", "layers.1", "layers.4")
+"""In own.Blocks."""
 TEXT = Shape("next_token", (16,), "int64", 256)
 
 
@@ -30,7 +34,8 @@ def test_compilation_in_the_middle_of_a_run_is_told_of_when_it_begins_and_ends(t
 import sys
 from pathlib import Path
 import torch
-from launchers.host.beats import STEPPING, beat_of
+from launchers.host.beats import STEPPING
+from launchers.run_folder.beat import beat_of
 from trainer.insight.heartbeat import Beat
 from trainer.parallel import units
 beat, path, seen = Beat(Path(sys.argv[1])), Path(sys.argv[1]), []
@@ -67,6 +72,15 @@ def test_blocks_are_those_of_a_transformer_and_a_chain_of_layers_has_none() -> N
     assert units.blocks(cnn.build(cnn.Options(), Shape("classification", (1, 8, 8), "float32", 10))) == []
 
 
+@pytest.mark.parametrize("kind", kinds("model"))
+def test_a_kind_of_model_says_truly_whether_it_has_blocks(kind: str) -> None:
+    """Which `check` goes by."""
+    module, options = part("model", Component(kind=kind))
+    shape = TEXT if "tokens" in module.TAKES else Shape("classification", (1, 8, 8), "float32", 10)
+
+    assert getattr(module, "HAS_BLOCKS", False) == bool(units.blocks(module.build(options, shape)))
+
+
 def test_recompute_keeps_less_and_gives_the_same_gradients() -> None:
     inputs = torch.randint(256, (4, 16))
     kept: list[int] = []
@@ -97,8 +111,49 @@ def test_recompute_without_blocks_is_refused() -> None:
         units.recompute(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 
-def test_a_compiled_and_recomputed_model_trains_as_the_plain_one_and_goes_on(member: Make) -> None:
-    """Also in pieces on two ranks; the names in its checkpoint are the plain ones."""
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler looks at one in between
+@pytest.mark.parametrize("recomputed", [False, True], ids=["plain", "recomputed"])
+def test_blocks_that_are_chains_of_torchs_own_layers_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, recomputed: bool
+) -> None:
+    chains = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)))
+    compiled = graphs_of(monkeypatch)
+    if recomputed:
+        units.recompute(chains)
+
+    units.compile_blocks(chains)
+    chains(torch.randn(3, 4)).sum().backward()
+
+    assert len(compiled) == 2
+    assert list(chains.state_dict()) == ["0.0.weight", "0.0.bias", "1.0.weight", "1.0.bias"]
+
+
+@pytest.mark.parametrize("kind", ["cnn", "mlp"])
+def test_a_model_that_is_one_chain_of_layers_is_compiled(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    module, options = part("model", Component(kind=kind))
+    model = module.build(options, Shape("classification", (1, 8, 8), "float32", 10))
+    compiled = graphs_of(monkeypatch)
+
+    units.compile_blocks(model)
+    model(torch.randn(2, 1, 8, 8))
+
+    assert len(compiled) == 1
+
+
+def graphs_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What torch.compile will have found to compile; it is run as it is."""
+    found: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        found.append(graph)
+        return graph.forward
+
+    plain = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: plain(module, backend=backend))
+    return found
+
+
+def test_a_compiled_and_recomputed_model_in_pieces_trains_as_the_plain_one(member: Make) -> None:
     changes: dict[str, Any] = {
         "data": Component(kind="bytes", options={"context_length": 16, "max_mb": 0.1}),
         "model": Component(kind="gpt", options={"n_layer": 2, "n_head": 2, "width": 16}),
@@ -122,3 +177,40 @@ def test_a_compiled_and_recomputed_model_trains_as_the_plain_one_and_goes_on(mem
     assert ours.keys() == theirs.keys()
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [("ddp", {}), ("fsdp", {})],
+    ids=["ddp", "fsdp"],
+)
+def test_a_compiled_model_that_is_stopped_ends_as_if_it_had_not_been(
+    member: Make, engine: str, options: dict[str, Any]
+) -> None:
+    """The names in its checkpoint are the plain ones."""
+    whole, broken = (
+        member(
+            name,
+            ranks=2,
+            model=own("own.Blocks"),
+            engine=Component(kind=engine, options=options),
+            train={"max_steps": 8, "compile": True},
+        )
+        for name in ("whole", "broken")
+    )
+
+    broken.env = {"OWN_TRAINING": "4:SIGTERM"}
+    assert broken.run() == [STOPPED] * 2, broken.log()
+    broken.env = {}
+    assert broken.run() == [0] * 2, broken.log()
+    assert whole.run() == [0] * 2, whole.log()
+
+    assert "goes on from step 4" in broken.log()
+    assert "compile_end" in (broken.attempt / "ledger.jsonl").read_text()
+    shards = (broken.path / "checkpoints" / "step-4" / "state").glob("*.safetensors")
+    names = {name for shard in shards for name in load_file(shard)}
+    layers = [f"{layer}.{kind}" for layer in LINEAR for kind in ("weight", "bias")]
+    slots = ("exp_avg", "exp_avg_sq", "step")
+    assert names == {f"model.{name}" for name in layers} | {f"optimizer.{n}.{slot}" for n in layers for slot in slots}
+    ours, theirs = (load_file(run.path / "model" / "model.safetensors") for run in (broken, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -2,7 +2,10 @@
 
     checkpoints/step-120/             manifest.json names every file with size and digest
     checkpoints/step-140.tmp.2/       attempt 2 was writing this when it ended
-    checkpoints/step-160.damaged/     did not match its manifest; put aside when it was found
+    checkpoints/step-160.damaged/     did not match its manifest; put aside when found, deleted after the next save
+    checkpoints/step-180.unread/      could not be read, and the run went on from an older one; tried again by the next
+                                      attempt if nothing has been saved by then, else deleted
+    checkpoints/step-160.lost/        was damaged as all others were, and the run began anew; kept for its user
 
 What stands in the files is the caller's.
 """
@@ -29,6 +32,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+DAMAGED, UNREAD, LOST = ".damaged", ".unread", ".lost"
+"""What follows the name of one that was put aside."""
 FORMAT = 2
 AGAIN_S = (1, 5, 15, 30)
 """Pauses between tries to read what is there: storage that many nodes share has bad minutes."""
@@ -68,8 +73,10 @@ class Checkpoints:
         """The newest checkpoint that matches its manifest, the same on all ranks; None if there is none.
 
         Each rank reads its share of the files. Newer checkpoints that do not match are put aside, and what earlier
-        attempts left unfinished is deleted. Raises OSError on all ranks when there is one that may be whole and could
-        not be read, and none that is: a run does not begin anew because its storage has a bad minute.
+        attempts left unfinished is deleted. One that cannot be read is passed over, until this attempt has saved: a run
+        never jumps to what was not there when newer work began. Raises OSError on all ranks when there is one that may
+        be whole and could not be read, and none that is: a run does not begin anew because its storage has a bad
+        minute. Where all are damaged they are kept, as `lost` says.
         """
         try:
             steps = self.group.together(lambda: _patiently(self._found) if self.group.rank == 0 else [])[0]
@@ -81,18 +88,25 @@ class Checkpoints:
             damaged = next((reason for reason, _ in said if reason), None)
             unreadable = next((error for _, error in said if error), None)
             if not damaged and not unreadable:
-                for passed_over in unread:  # the run goes on from here: it must never jump to what came after
-                    self._on_first(partial(_put_aside_if_allowed, passed_over))
+                for passed_over in unread:
+                    self._on_first(partial(_put_aside_if_allowed, passed_over, UNREAD))
                 return path
             if self.group.rank == 0:
                 log.warning("checkpoint %s skipped: %s", path.name, damaged or f"it cannot be read ({unreadable})")
             if damaged:
-                self._on_first(partial(_put_aside_if_allowed, path))
+                self._on_first(partial(_put_aside_if_allowed, path, DAMAGED))
             else:
                 unread[path] = f"{path.name} cannot be read ({unreadable})"
         if unread:
             raise OSError(errno.EIO, "; ".join(unread.values()), str(self.folder))
+        self._on_first(self._keep_damaged)
         return None
+
+    def lost(self) -> list[str]:
+        """What is kept of checkpoints that were all damaged when the run began anew: names, the newest first."""
+        with contextlib.suppress(OSError):
+            return [path.name for path in sorted(self.folder.glob(f"step-*{LOST}"), key=_step_aside, reverse=True)]
+        return []
 
     def _on_first(self, action: Callable[[], None]) -> None:
         self.group.together(lambda: action() if self.group.rank == 0 else None)
@@ -105,7 +119,10 @@ class Checkpoints:
             sync(folder)
         if final.exists():
             # Only a checkpoint that `newest` passed over can be here: this step was computed again.
-            _put_aside(final)
+            _put_aside(final, DAMAGED)
+        for path in self.folder.glob(f"step-*{UNREAD}"):  # from now on there is newer work
+            with contextlib.suppress(OSError):
+                path.rename(path.with_name(f"{path.name}.tmp.deleted"))
         aside.rename(final)
         sync(self.folder)
 
@@ -116,7 +133,7 @@ class Checkpoints:
         for path in committed(self.folder):
             if path not in kept:
                 _delete(path)
-        for leftover in ("step-*.damaged", "step-*.tmp.*"):  # those of saves that failed, where even deleting did
+        for leftover in (f"step-*{DAMAGED}", "step-*.tmp.*"):  # those of saves that failed, where even deleting did
             for path in self.folder.glob(leftover):
                 _delete(path)
 
@@ -125,7 +142,17 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("step-*.tmp.*"):
             _delete(path)
+        for path in self.folder.glob(f"step-*{UNREAD}"):  # nothing was saved since: it may be read by now
+            with contextlib.suppress(OSError):
+                path.rename(path.with_suffix(""))
         return [step_of(path) for path in committed(self.folder)]
+
+    def _keep_damaged(self) -> None:
+        """There is nothing to go back to: what was put aside is all that is left of the run's work."""
+        for path in self.folder.glob(f"step-*{DAMAGED}"):
+            _put_aside_if_allowed(path, LOST)
+        if lost := self.lost():
+            log.warning("begins anew: all checkpoints were damaged; they are kept as %s", ", ".join(lost))
 
 
 def committed(folder: Path) -> list[Path]:
@@ -224,16 +251,20 @@ def _own_digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _put_aside_if_allowed(path: Path) -> None:
+def _put_aside_if_allowed(path: Path, why: str) -> None:
     """A folder that nobody may write in keeps its name: it is passed over again."""
     with contextlib.suppress(OSError):
-        _put_aside(path)
+        _put_aside(path, why)
 
 
-def _put_aside(path: Path) -> None:
-    aside = path.with_name(f"{path.name}.damaged")
+def _put_aside(path: Path, why: str) -> None:
+    aside = path.with_suffix(why)
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
+
+
+def _step_aside(path: Path) -> int:
+    return step_of(path.with_suffix(""))
 
 
 def _delete(path: Path) -> None:

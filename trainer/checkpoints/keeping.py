@@ -20,7 +20,7 @@ from trainer.checkpoints.saving import Saver
 from trainer.durable import write_json
 from trainer.failure import LEFT
 from trainer.insight import pace
-from trainer.parallel.group import Group, Told
+from trainer.parallel.group import Group
 from trainer.signals import Left, Stopped
 
 if TYPE_CHECKING:
@@ -57,10 +57,6 @@ class Keeper:
     _passed: int = 0
     """Occasions since the last try to save."""
     _limits: limits.Limits = field(default_factory=limits.Limits)
-    told: Told = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.told = Told(self.group)
 
     def is_due(self, step: int, evaluated: bool) -> bool:
         """Whether to save after the step just made, which may just have been `evaluated`."""
@@ -122,13 +118,8 @@ class Keeper:
         return interval.interval_s(self.saver.costs, interval.mtbf_s(self.mtbf_s, seen_s, self.past.failures))
 
 
-def stop_if_told(run: Run) -> None:
-    """Raise Stopped on all ranks soon after one of them was given notice: at once where a step takes longer."""
-    if run.keeper.told.any(run.notice.given):
-        _stop(run)
-
-
-def _stop(run: Run) -> NoReturn:
+def stop(run: Run) -> NoReturn:
+    """Raise Stopped, on all ranks: one of them was given notice."""
     name = run.notice.signal.name if run.notice.signal else "on another rank"
     log.info("told to stop (%s) at step %d", name, run.progress.step)
     run.ledger.mark("signal", signal=name, step=run.progress.step)
@@ -232,7 +223,7 @@ def end(run: Run) -> None:
         log.warning("the last step is not saved: another try in %d s", pause_s)
         for _ in range(pause_s):
             if run.group.any(run.notice.given):
-                _stop(run)
+                stop(run)
             run.ledger.beat.begin("checkpoint")
             time.sleep(1)
         save(run)

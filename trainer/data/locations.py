@@ -214,7 +214,9 @@ def _system(path: str, options: Mapping[str, Any]) -> Any:
     needed(package, package, where, EXTRAS[package])
     fsspec = needed("fsspec", "fsspec", where, "remote")
     try:
-        return fsspec.filesystem(name, skip_instance_cache=True, **_merged(_limits(package), options))
+        kind = fsspec.get_filesystem_class(name)  # an address of Azure's may say whose account it is in
+        known = {**_limits(package), **kind._get_kwargs_from_urls(path)}
+        return fsspec.filesystem(name, skip_instance_cache=True, **_merged(known, options))
     except Exception as e:  # before anybody is asked: of credentials that are missing, or malformed
         do = "check the credentials in the environment where you launch, and staging.options"
         raise UserError(f"{masked(path)} may not be read: {patience.reason(e)}", "data.path", do) from None

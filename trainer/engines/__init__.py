@@ -70,8 +70,9 @@ class Engine(Protocol):
         likes."""
         ...
 
-    def step(self, lr_factor: float, clip_norm: float | None) -> Tensor | None:
-        """Change the weights and forget the gradients. Returns the norm before clipping, if it was needed."""
+    def step(self, lr_factor: float, clip_norm: float | None, norm_wanted: bool = False) -> Tensor | None:
+        """Change the weights and forget the gradients. Returns their norm before clipping, where it is wanted or they
+        are clipped; the weights do not depend on whether it is wanted."""
         ...
 
     def learning_rate(self) -> float:

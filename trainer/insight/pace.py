@@ -6,14 +6,14 @@ forward pass, recomputation not counted; Chowdhery et al. 2022, appendix B) over
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
@@ -31,32 +31,70 @@ class Window:
 
     loss: Tensor
     samples: int = 0
+    steps: int = 0
+    """Of this attempt."""
     norm: Tensor | None = None
+    """Of the last step's gradients."""
     begun_s: float = 0.0
     """By the loop's clock, which stands still in evaluations and checkpoints."""
     waited_s: float = 0.0
     """For data."""
+    start_s: float = 0.0
+    """Of these, what came before the end of this attempt's first step."""
+
+
+@dataclass
+class Waits:
+    """For data, in this attempt's steps after its first. As ranks wait for each other, what the one waited that waited
+    longest is lost to all."""
+
+    lost_s: float = 0.0
+    _told: bool = False
+    _judged: tuple[float, float] | None = None
+    """The clock and `lost_s` at the end of the first window, which has the start of everything in it."""
+    _each_s: list[float] = field(default_factory=list)
+    """Every rank's own since then."""
+
+    def note(self, each_s: Sequence[float], window_s: float, now_s: float) -> None:
+        """What every rank waited in a window of so many seconds that ends now."""
+        self.lost_s += min(max(each_s), window_s)
+        if self._judged is None:
+            self._judged, self._each_s = (now_s, self.lost_s), [0.0] * len(each_s)
+        else:
+            self._each_s = [before + more for before, more in zip(self._each_s, each_s, strict=True)]
+
+    def starved(self, now_s: float) -> tuple[float, int | None] | None:
+        """Where too much is lost, once: its share of the time, and the rank if one alone waits. Not by a single window:
+        many small batches are read as one, and a short window may hold little else."""
+        since_s, before_s = self._judged or (now_s, 0.0)
+        seconds = now_s - since_s
+        if self._told or seconds < JUDGED_S or self.lost_s - before_s <= STARVED * seconds:
+            return None
+        self._told = True
+        waiting = [rank for rank, waited_s in enumerate(self._each_s) if waited_s > STARVED * seconds]
+        alone = waiting[0] if len(waiting) == 1 and len(self._each_s) > 1 else None
+        return (self.lost_s - before_s) / seconds, alone
 
 
 def kept(window: Window, ranks: Group) -> dict[str, Any] | None:
     """A window for a checkpoint, the same on all ranks: a run that goes on reports what one does that never stopped."""
     if not window.samples:
         return None
-    losses = ranks.gather(window.loss.item())
-    return {"losses": losses, "samples": window.samples, "begun_s": window.begun_s, "waited_s": window.waited_s}
+    losses, waits_s = zip(*ranks.gather((window.loss.item(), window.waited_s)), strict=True)
+    beside = {"samples": window.samples, "begun_s": window.begun_s}
+    return {"losses": list(losses), "waits_s": list(waits_s), **beside}
 
 
 def begun(said: Mapping[str, Any] | None, clock_s: float, device: torch.device, ranks: Group) -> Window:
-    """The window of a checkpoint; an empty one from now on where it has none. The loss of each rank is its own again,
-    or with another number of them rank 0's."""
+    """The window of a checkpoint; an empty one from now on where it has none. Loss and wait of each rank are its own
+    again; with another number of them the loss is rank 0's, and the longest wait everybody's."""
     if said is None:
         return Window(torch.zeros((), device=device), begun_s=clock_s)
-    losses = said["losses"]
+    losses, waits_s = said["losses"], said["waits_s"]
     if len(losses) != ranks.world:
-        losses = [sum(losses), *[0.0] * (ranks.world - 1)]
+        losses, waits_s = [sum(losses), *[0.0] * (ranks.world - 1)], [max(waits_s)] * ranks.world
     loss = torch.tensor(losses[ranks.rank], device=device)
-    waited_s = said["waited_s"] if ranks.rank == 0 else 0.0
-    return Window(loss, samples=said["samples"], begun_s=said["begun_s"], waited_s=waited_s)
+    return Window(loss, samples=said["samples"], begun_s=said["begun_s"], waited_s=waits_s[ranks.rank])
 
 
 @dataclass(frozen=True)
@@ -72,7 +110,7 @@ class Scale:
 
 
 def rates(window: Window, seconds: float, scale: Scale) -> dict[str, float]:
-    """Metrics of a window that took so many seconds."""
+    """Metrics of a window that took so many seconds. Its wait is that of the rank that waited longest."""
     seconds = max(seconds, 1e-9)
     samples_per_s = window.samples / seconds
     found = {"train/samples_per_s": round(samples_per_s, 1), "train/data_wait": round(window.waited_s / seconds, 4)}
@@ -85,11 +123,14 @@ def rates(window: Window, seconds: float, scale: Scale) -> dict[str, float]:
     return found
 
 
-def advice(waited: float, workers: int | None, spare_cores: int) -> str:
-    """What to do about a loop that waits for data for so large a share of its time; empty where it does not."""
-    if waited <= STARVED:
-        return ""
-    return f"training waits for data for {waited:.0%} of its time: {remedy(workers, spare_cores)}"
+def advice(waited: float, who: str, workers: int | None, spare_cores: int) -> str:
+    """What to do about a loop that waits for data for so large a share of its time: for those of one rank, where `who`
+    names it."""
+    do = remedy(workers, spare_cores)
+    if not who:
+        return f"training waits for data for {waited:.0%} of its time: {do}"
+    here = "see what else its host and the host's disk and network are busy with"
+    return f"training waits for the data of {who} alone for {waited:.0%} of its time: {here}, or {do}"
 
 
 def remedy(workers: int | None, spare_cores: int) -> str:

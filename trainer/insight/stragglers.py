@@ -13,7 +13,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,12 +81,39 @@ class Alone:
         return taken
 
 
-def slot(value: float, rank: int, world: int) -> Tensor:
-    """A rank's number in its place, so that the sum over ranks is all their numbers. None for one rank alone."""
-    numbers = torch.zeros(world if world > 1 else 0, dtype=torch.float64)
-    if world > 1:
-        numbers[rank] = value
-    return numbers
+@dataclass(frozen=True)
+class Own:
+    """What a rank tells the others at a report: seconds since the last."""
+
+    taken_s: float
+    """That it took alone."""
+    waited_s: float = 0.0
+    """Of these, for data."""
+    start_s: float = 0.0
+    """Of that wait, what came before the end of its first step, or in an attempt before."""
+
+
+def placed(own: Own, rank: int, world: int) -> Tensor:
+    """A rank's numbers in their place, so that the sum over ranks is the numbers of all."""
+    numbers = torch.zeros(world, len(astuple(own)), dtype=torch.float64)
+    numbers[rank] = torch.tensor(astuple(own), dtype=torch.float64)
+    return numbers.flatten()
+
+
+def told(numbers: Sequence[float]) -> list[Own]:
+    """Of all ranks in their order, from the sum of what they placed."""
+    width = len(fields(Own))
+    return [Own(*numbers[i : i + width]) for i in range(0, len(numbers), width)]
+
+
+def per_step(each: Sequence[Own], steps: int) -> dict[str, Any]:
+    """What stands beside a report's metrics: every rank's own seconds per step, and those for data. Nothing of one rank
+    alone. Four digits are enough, as there may be hundreds of ranks."""
+    if len(each) < 2:
+        return {}
+    own_s, waited_s = [one.taken_s for one in each], [one.waited_s for one in each]
+    named = {"own_s": own_s, "waited_s": waited_s}
+    return {"ranks": {name: [float(f"{s / max(steps, 1):.4g}") for s in of] for name, of in named.items()}}
 
 
 def spread(taken: Sequence[float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TAKES: tuple[Form, ...] = ("tokens",)
+HAS_BLOCKS = True
 
 
 @group

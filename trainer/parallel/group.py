@@ -6,7 +6,6 @@ a device. One rank alone opens no port and needs no network.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,11 +24,6 @@ MEETING_S = 300
 
 SILENCE_S = 1800
 """How long a rank waits for the others: rank 0 alone writes checkpoints and exports the model."""
-
-ANSWER_S = 0.05
-"""So long a rank may be told something at every step before the others hear of it."""
-FIRST_CALLS = 100
-"""Each of which is answered at once: the first steps compile and fill caches, and say little of those that follow."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,10 @@ class Group:
             dist.all_reduce(values, dist.ReduceOp.MAX, group=self.process_group)
         return values
 
+    def largest_later(self, values: torch.Tensor) -> dist.Work:
+        """The same while this rank goes on: the values are there when what is returned has been waited for."""
+        return dist.all_reduce(values, dist.ReduceOp.MAX, group=self.process_group, async_op=True)
+
     def first(self, number: int) -> int:
         """Rank 0's number, on all ranks."""
         return int(self.sum(torch.tensor([number if self.rank == 0 else 0])).item())
@@ -97,37 +95,6 @@ class Group:
     def wait(self) -> None:
         """Return when all ranks are here."""
         self.first(0)
-
-
-class Told:
-    """`Group.any` for a loop that asks at every step: where steps are short, the ranks agree a few times in ANSWER_S
-    and not at each (0.2 ms, a fifth of a small model's step). All ranks get the same answer at the same call."""
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-        self._calls = self._asked = 0
-        self._every = 1
-        self._asked_s = time.monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the ranks will agree at the next call."""
-        return self._group.world == 1 or self._calls + 1 >= self._asked + self._every
-
-    def any(self, flag: bool) -> bool:
-        """Whether it was true on some rank when they last agreed."""
-        if self._group.world == 1:
-            return flag
-        due = self.is_due
-        self._calls += 1
-        if not due:
-            return False
-        between_s = (time.monotonic() - self._asked_s) / self._every
-        told, slowest_s = self._group.largest(torch.tensor([float(flag), between_s], dtype=torch.float64)).tolist()
-        self._asked, self._asked_s = self._calls, time.monotonic()
-        if self._calls >= FIRST_CALLS:
-            self._every = max(1, min(2 * self._every, int(ANSWER_S / max(slowest_s, 1e-6))))
-        return bool(told)
 
 
 def join(rank: Rank, backend: str, meeting_s: float = MEETING_S) -> Group:

@@ -72,13 +72,16 @@ class TorchEngine:
         # one more operation forth and back.
         self._scaler.scale(loss).backward(torch.full_like(loss, weight * self._place.rank.world))
 
-    def step(self, lr_factor: float, clip_norm: float | None) -> Tensor | None:
+    def step(self, lr_factor: float, clip_norm: float | None, norm_wanted: bool = False) -> Tensor | None:
         norm: Any = None
         for parameters, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             parameters["lr"] = rate * lr_factor
         if clip_norm is not None:
             self._scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), clip_norm)
+        elif norm_wanted:  # of the scaled gradients: what they are must not depend on a look at them
+            grads = [parameter.grad for parameter in self._learning if parameter.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads) / self._scaler.get_scale()
         self._scaler.step(self.optimizer)
         self._scaler.update()
         for parameter in self._learning:  # zero_grad does the same in 20 microseconds more

@@ -65,13 +65,14 @@ class ZeroEngine:
         # Gradients are averaged over ranks, and the sum is wanted.
         self._engine.backward(loss * (weight * self._place.rank.world), scale_wrt_gas=False)
 
-    def step(self, lr_factor: float, clip_norm: float | None) -> Tensor | None:
+    def step(self, lr_factor: float, clip_norm: float | None, norm_wanted: bool = False) -> Tensor | None:
         for parameters, rate in zip(self._zero.param_groups, self._rates, strict=True):
             parameters["lr"] = rate * lr_factor
         self._zero.clip_grad = clip_norm or 0.0
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return None if clip_norm is None or norm is None else torch.as_tensor(norm)
+        norm = self._engine.get_global_grad_norm()  # which DeepSpeed computes at every step
+        wanted = norm_wanted or clip_norm is not None
+        return torch.as_tensor(norm) if wanted and norm is not None else None
 
     def learning_rate(self) -> float:
         return float(self._zero.param_groups[0]["lr"])

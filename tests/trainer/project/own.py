@@ -66,19 +66,33 @@ class Deep(Net):
         return super().forward(self.before(x))
 
 
+class Blocks(Net):
+    """The same behind a list of two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.2)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(10, 10), nn.Tanh()) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return super().forward(x)
+
+
 class Blobs(Dataset[Any]):
     """Points around ten centres, made one by one."""
 
     classes = 10
 
-    def __init__(self, rows: int, pause_s: float = 0.0) -> None:
-        self.rows, self.pause_s = rows, pause_s
+    def __init__(self, rows: int, pause_s: float = 0.0, paused: int | None = None) -> None:
+        self.rows, self.pause_s, self.paused = rows, pause_s, paused
 
     def __len__(self) -> int:
         return self.rows
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        time.sleep(self.pause_s)
+        if self.paused in (None, int(os.environ.get("RANK", "0"))):
+            time.sleep(self.pause_s)
         if "OWN_STUCK" in os.environ and os.environ["RANK"] == "1" and Path(os.environ["OWN_STUCK"]).exists():
             Path(os.environ["OWN_STUCK"]).with_name("stuck").touch()
             time.sleep(600)
@@ -87,11 +101,11 @@ class Blobs(Dataset[Any]):
         return nn.functional.one_hot(torch.tensor(label), 10) + 0.1 * torch.randn(10, generator=random), label
 
 
-def blobs(rows: int, pause_s: float = 0.0) -> tuple[Blobs, TensorDataset]:
-    """A training set that is read sample by sample, and a validation set in memory."""
+def blobs(rows: int, pause_s: float = 0.0, paused: int | None = None) -> tuple[Blobs, TensorDataset]:
+    """A training set that is read sample by sample, slowly (by one rank, if told), and a validation set in memory."""
     kept = [Blobs(rows + 40)[i] for i in range(rows, rows + 40)]
     inputs, labels = zip(*kept, strict=True)
-    return Blobs(rows, pause_s), TensorDataset(torch.stack(inputs), torch.tensor(labels))
+    return Blobs(rows, pause_s, paused), TensorDataset(torch.stack(inputs), torch.tensor(labels))
 
 
 def late_blobs(rows: int) -> tuple[Blobs, TensorDataset]:

@@ -1,4 +1,5 @@
-"""A user's own optimizer that says once how torch's DistributedDataParallel treats the gradients it is given."""
+"""A user's own optimizers that say once what they are given: gradients as torch's DistributedDataParallel treats them,
+and parameters as engine fsdp cuts them."""
 
 from __future__ import annotations
 
@@ -20,3 +21,16 @@ class AdamW(torch.optim.AdamW):
             print(f"gradients lie in parcels: {shared}, static graph: {bool(told.get('static_graph'))}", flush=True)
             self.said = True
         return super().step(closure)
+
+
+class Pieces(torch.optim.AdamW):
+    """Says over which ranks parameters are cut, and how."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        cut = {
+            f"pieces {p.device_mesh.mesh_dim_names} {tuple(p.device_mesh.shape)} {p.placements}"
+            for group in self.param_groups
+            for p in group["params"]
+        }
+        print(*cut, sep="\n", flush=True)

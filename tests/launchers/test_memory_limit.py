@@ -1,0 +1,146 @@
+"""The memory of a member on this machine: counted as a cluster would, and held to machine.mem_gb."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launchers.host.leftovers import Process, descended
+from launchers.host.memory_limit import GB, too_much
+from launchers.host.resident import resident
+from launchers.plan import plans_document
+from launchers.run_folder.record import Run, append_line, write_json
+from tests.cluster.harness import ROOT, Cluster, attempts
+from tests.launchers.attempted import Start, ended, until
+from tests.launchers.planned import composed, planned
+from tests.launchers.supervised import alive, outcome
+from tests.plans import plan_of_run, pool_plan
+
+OFTEN = "import launchers.host.memory_limit as m; m.LOOK_S = m.CONFIRM_S = 0.02; m.SHARE = 1"
+TAKES = "import time; kept = bytearray(b'x') * ({} << 20); time.sleep(600)"
+IN_A_CHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-Sc', {TAKES.format(300)!r}])"
+SHARES = """
+import os, time
+kept = bytearray(b"x") * (150 << 20)
+for _ in range(4):
+    if os.fork() == 0:
+        time.sleep(600)
+time.sleep(3)
+"""
+
+MAPS = """
+import mmap, os, time
+with open({!r}, "rb") as f:
+    data = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
+sum(data[i] for i in range(0, len(data), 4096))
+assert int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 400 << 20
+time.sleep(2)
+"""
+
+
+def run_of(workdir: Path, program: str, mem_gb: float | None, ranks: int = 1) -> Run:
+    run = Run(workdir / "runs" / "d-1")
+    run.path.mkdir(parents=True)
+    pool = pool_plan((sys.executable, "-Sc", program), ranks_per_node=ranks, mem_gb=mem_gb)
+    write_json(run.plan, plans_document([plan_of_run(run, pool)]))
+    write_json(run.spec, {"name": "d"})
+    append_line(run.members_file, {"index": 0, "point": {}, "sections": {}})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("program", "ranks"),
+    [(TAKES.format(300), 1), (TAKES.format(150), 2), (IN_A_CHILD, 1)],
+    ids=["a rank", "two ranks together", "what a rank began"],
+)
+def test_ranks_that_take_more_than_their_node_has_are_ended(
+    workdir: Path, start: Start, program: str, ranks: int
+) -> None:
+    run = run_of(workdir, program, 0.25, ranks)
+
+    assert ended(start(run, patch=OFTEN)) == 1
+
+    assert (outcome(run)["state"], outcome(run)["cause"]) == ("FAILED", "out_of_memory")
+    assert outcome(run)["message"].startswith("its processes took 0.")
+    assert outcome(run)["message"].endswith(" GB, but machine.mem_gb is 0.25")
+    until(lambda: not alive(str(run.path)))
+
+
+def test_memory_that_processes_share_counts_once(workdir: Path, start: Start) -> None:
+    run = run_of(workdir, SHARES, 0.25)
+
+    assert ended(start(run, patch=OFTEN)) == 0
+
+    assert outcome(run)["state"] == "SUCCEEDED"
+
+
+def test_memory_of_mapped_files_counts_not(workdir: Path, start: Start) -> None:
+    data = workdir / "tokens.bin"
+    with data.open("wb") as f:
+        f.truncate(400 << 20)
+    run = run_of(workdir, MAPS.format(str(data)), 0.25)
+
+    assert ended(start(run, patch=OFTEN)) == 0
+
+    assert outcome(run)["state"] == "SUCCEEDED"
+
+
+def test_resident_is_asked_of_the_kernel_in_parts_only_where_it_may_be_too_much() -> None:
+    shares = subprocess.Popen([sys.executable, "-Sc", SHARES.replace("time.sleep(3)", "print(1, flush=True)\ninput()")],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    assert shares.stdout is not None and shares.stdin is not None
+    shares.stdout.readline()
+    children = Path(f"/proc/{shares.pid}/task/{shares.pid}/children").read_text().split()
+    pids = [shares.pid, *map(int, children)]
+
+    added_up, in_parts = resident(pids, GB), resident(pids, 0)
+
+    os.killpg(shares.pid, 9)
+    shares.communicate()
+    assert len(pids) == 5 and added_up > 5 * (150 << 20) and (150 << 20) < in_parts < (200 << 20)
+    assert resident(pids, 0) == 0, "who is gone has nothing"
+
+
+def test_descended_are_those_that_are_there_and_what_they_began() -> None:
+    parents = {1: 0, 2: 1, 3: 2, 4: 3, 5: 1, 7: 6}
+    there = {pid: Process(parent=parent, session=1, start=f"at {pid}") for pid, parent in parents.items()}
+
+    assert descended([2, 7, 9], there) == {2: "at 2", 3: "at 3", 4: "at 4", 7: "at 7"}
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ("", "its processes took 2.01 GB, but machine.mem_gb is 2"),
+        ("workerpool1-0", "the processes of workerpool1-0 took 2.01 GB, but its machine.mem_gb is 2"),
+    ],
+)
+def test_what_is_said_has_both_values_and_whose_they_are(node: str, said: str) -> None:
+    assert too_much(node, 2 * GB + 1, 2) == said
+
+
+@pytest.mark.parametrize(("launcher", "mem_gb"), [("local", 1024), ("slurm", None)])
+def test_only_this_machine_has_no_slurm_that_sees_to_it(launcher: str, mem_gb: float | None) -> None:
+    plan = planned(composed(f"launcher={launcher}", "experiment=digits"))
+
+    assert [pool.mem_gb for pool in plan.pools] == [mem_gb]
+
+
+def test_pool_here_is_held_to_its_own_machine(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    laptop = Cluster(workdir, first=())
+    (workdir / "takes.py").write_text(TAKES.format(200))
+    job = ("job=command", "tracking=none", "job.metrics.kind=none", "job.command=[sleep,'600']", "machine.mem_gb=1")
+    pools = "pools=[{},{machine: {mem_gb: 0.15}, job: {command: [python3, takes.py]}}]"
+
+    laptop.fairlead("launch", *job, pools, check=False)
+
+    (run,) = (path.parent for path in (workdir / "runs").glob("*/spec.json"))
+    (end,) = attempts(run)
+    assert (end["state"], end["cause"]) == ("FAILED", "out_of_memory")
+    assert end["message"].startswith("the processes of workerpool1-0 took 0.")
+    assert end["message"].endswith(" GB, but its machine.mem_gb is 0.15")

@@ -1,0 +1,94 @@
+"""Was one of the ranks told to stop? Asked at every step, with as little waiting for each other as a step allows.
+
+Where steps are long, a question is answered at once. Where they are short, that would be one more point in each at
+which ranks wait for each other: there a question goes out at one step and its answer is read at the next, when all have
+long given theirs. Where they are shorter still, a question goes out every few steps. What a rank needs for the steps in
+between it must have beforehand (`lag`): it cannot fall silent in them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from trainer.parallel.group import Group
+
+AT_ONCE_S = 0.25
+"""Steps that take longer lose less than a hundredth to an answer that is waited for."""
+EVERY_S = 0.05
+"""A question goes out so often at most: it takes 0.1 ms of a core."""
+FIRST_CALLS = 100
+"""Each of which is answered at once: the first steps compile and fill caches, and say little of those that follow."""
+
+
+class Told:
+    """Something that is false until a rank was told. All ranks call `heard` and then `ask` at every step; all get the
+    same answers."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group.apart()  # a question must not hold up gradients, nor wait behind them
+        self._calls = self._asked = 0
+        self._asked_s = time.monotonic()
+        self._next = Question(1, at_once=True)
+        self._every, self._at_once = 1, True
+        """What the question after the next will be like: no answer changes what ranks have prepared for already."""
+        self._open: tuple[torch.Tensor, torch.distributed.Work] | None = None
+        self._has_said = False
+        """This rank has said yes: all hear it at the next call of `heard`."""
+
+    @property
+    def lag(self) -> int:
+        """How many steps all ranks still make, of those for which nobody has called `ask` yet, if this one is told now,
+        or was before."""
+        return 0 if self._has_said else self._next.lag(self._calls)
+
+    @property
+    def ahead(self) -> int:
+        """What `lag` may grow to with the next call of `ask`, or is."""
+        return max(self.lag, Question(self._every, self._at_once).lag(0))
+
+    def begin(self) -> None:
+        """All ranks begin something else, for which they have nothing prepared: the next answer is waited for."""
+        self._next = Question(self._calls + 1, at_once=True)
+
+    def heard(self) -> bool:
+        """Whether some rank said yes in a question of an earlier step."""
+        if self._open is None:
+            return False
+        (values, question), self._open = self._open, None
+        question.wait()
+        told, slowest_s = values.tolist()
+        if self._calls >= FIRST_CALLS:
+            self._at_once = slowest_s > AT_ONCE_S
+            self._every = max(1, min(2 * self._every, int(EVERY_S / max(slowest_s, 1e-6))))
+        return bool(told)
+
+    def ask(self, flag: bool) -> bool:
+        """Whether some rank says yes, where that is answered at once."""
+        if self._group.world == 1:
+            return flag
+        self._calls += 1
+        if self._calls < self._next.call:
+            return False
+        now_s, at_once = time.monotonic(), self._next.at_once
+        values = torch.tensor([float(flag), (now_s - self._asked_s) / (self._calls - self._asked)], dtype=torch.float64)
+        self._asked, self._asked_s, self._has_said = self._calls, now_s, flag
+        self._next = Question(self._calls + self._every, self._at_once)
+        self._open = (values, self._group.largest_later(values))
+        return at_once and self.heard()
+
+
+@dataclass(frozen=True)
+class Question:
+    """One that goes out at a call."""
+
+    call: int
+    at_once: bool
+
+    def lag(self, calls: int) -> int:
+        """Steps that are made before its answer is known, when there were so many calls."""
+        return max(self.call - calls - 1, 0) + (0 if self.at_once else 1)
