@@ -214,6 +214,31 @@ print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
     assert done.stdout == "[6.0, 22.0, 38.0]\nset()\n", done.stderr
 
 
+def test_rank_that_leaves_while_it_takes_a_batch_leaves_no_traceback_of_its_workers() -> None:
+    script = """
+from multiprocessing import connection, process, resource_sharer
+import numpy as np, torch
+from trainer.data.feed import Feed
+from trainer.signals import Broken
+from trainer.sources import TensorSamples
+def left(ident):
+    connection.Client(ident[0], authkey=process.current_process().authkey).close()
+    raise Broken
+feed = Feed(TensorSamples(torch.arange(40.0), torch.arange(40)), torch.device("cpu"), workers=1)
+batches = feed.batches((0, np.arange(4 * i, 4 * i + 4)) for i in range(6))
+print(next(batches).inputs.sum().item())
+resource_sharer._ResourceSharer.get_connection = staticmethod(left)
+try:
+    next(batches)
+except Broken:
+    print("left")
+"""
+
+    done = ended(script)
+
+    assert (done.stdout, done.stderr) == ("6.0\nleft\n", "")
+
+
 def test_workers_hand_batches_over_where_the_temporary_folder_has_a_long_name(
     tmp_path: Path,
 ) -> None:

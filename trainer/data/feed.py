@@ -10,24 +10,19 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import util
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import signals
+from trainer.data import loader
 from trainer.data.order import PADDING, seed_of
 from trainer.data.readers import Readers, more, readers_for
 from trainer.data.windows import Windows
-from trainer.failure import UserError
 from trainer.sources import Samples, TensorSamples
 
 Place = tuple[int, np.ndarray]
@@ -38,9 +33,6 @@ MEASURED = 8
 """Batches by which it is judged whether workers are worth their processes."""
 AGAIN = 32
 """As many each further time, and those by which it is judged whether they are enough."""
-LONGEST_TEMPORARY = 70
-"""Workers hand batches over by a socket in the temporary folder, whose path may have 107 bytes (unix(7)): beyond, a
-worker dies of it and the loop waits for ever."""
 AT_ONCE_BYTES = 2**20
 """So much is read at once of samples in memory: it stays in a core's cache."""
 AT_ONCE_S = 0.02
@@ -169,7 +161,7 @@ class Feed:
         cores = self.spare_cores if self.workers is None else self.workers
         while True:
             places, waits, enough = Until(order), Waits(), readers
-            for parts in waits.watched(self._loader(places, readers)):
+            for parts in waits.watched(self._handed_over(places, readers)):
                 yield parts
                 waited = waits.share()
                 if waited is not None and not places.over:
@@ -180,31 +172,9 @@ class Feed:
             readers = enough
             log.info("data: %d workers read ahead from now on, %d batches each", readers.workers, readers.ahead)
 
-    def _loader(self, order: Iterable[Place], readers: Readers) -> Iterator[Parts]:
-        from torch.utils.data import DataLoader
-
+    def _handed_over(self, order: Iterable[Place], readers: Readers) -> Iterator[Parts]:
         self.before_fork()
-        if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
-            tempfile.tempdir = "/tmp"
-        util.get_temp_dir()  # one for all of them, which this process removes: its workers may be killed
-        loader: Iterable[Parts | str] = DataLoader(
-            Ahead(self),  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=order,
-            num_workers=readers.workers,
-            prefetch_factor=readers.ahead,
-            collate_fn=_as_it_is,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=signals.ignore,
-            # Its own random numbers, so that the number of workers does not change the model's.
-            generator=torch.Generator(),
-        )
-        with signals.held_back():  # torch's worker begins with a handler of its own, which ends it at SIGTERM
-            ahead = iter(loader)
-        for parts in ahead:
-            if isinstance(parts, str):
-                raise UserError(parts, "", "")
-            yield parts
+        return loader.results(self.__getitem__, order, readers, pinned=self.device.type == "cuda")
 
 
 class Until:
@@ -244,19 +214,6 @@ class Waits:
         return found
 
 
-@dataclass(frozen=True)
-class Ahead:
-    """A feed as a worker reads it. A user's mistake comes back as its text: torch would make a traceback of it."""
-
-    feed: Feed
-
-    def __getitem__(self, place: Place) -> Parts | str:
-        try:
-            return self.feed[place]
-        except UserError as mistake:
-            return str(mistake)
-
-
 def _filled(indices: np.ndarray, fillers: np.ndarray) -> np.ndarray:
     """A filler is the batch's first sample once more: it counts for nothing but in a model's running statistics."""
     return np.where(fillers, np.maximum(indices[..., :1], 0), indices)
@@ -277,7 +234,3 @@ def _wide(part: Tensor, rows: int) -> int:
     """So many rows or a few more, that those which follow them begin where a tensor may."""
     unit = ALIGNED_BYTES // math.gcd(ALIGNED_BYTES, part[:1].nbytes)
     return -(-rows // unit) * unit
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
