@@ -150,3 +150,7 @@ class Job:
     secrets; it prints little.)"""
     max_processes: Count = 4096
     """A program that has more processes than this at once on one node is ended: it would take the node with it."""
+    max_disk_gb: Positive | None = None
+    """A program that has more than this on one disk is ended: in its member's folder of the run (its checkpoints among
+    it), or on a node in what its container writes there (/tmp, a layer over its image). None is half of that disk. What
+    a program writes elsewhere without a container is not seen. (Of our trainer only where it has secrets.)"""

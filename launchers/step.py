@@ -144,7 +144,8 @@ class _Attempt:
 
     @property
     def place(self) -> wrapped.Place:
-        return wrapped.Place(self.plan.python, self.plan.run_dir, str(self.dir), f"{self.plan.job}-{self.member}")
+        plan, member = self.plan, f"{self.plan.job}-{self.member}"
+        return wrapped.Place(plan.python, plan.run_dir, str(self.dir), member, self.scratch)
 
 
 def _argv(of: _Attempt) -> tuple[str, ...]:

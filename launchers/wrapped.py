@@ -26,6 +26,8 @@ class Wrapping:
 
     log_bytes: int
     max_processes: int
+    max_disk_bytes: int | None
+    """On one disk; None is half of it."""
     progress_s: float
     secrets: Mapping[str, Literal["env", "file"]] = field(default_factory=dict)
     """How each reaches the program; the values come from the supervisor."""
@@ -39,6 +41,8 @@ class Place(NamedTuple):
     attempt_dir: str
     member: str
     """A name for the member that no other has."""
+    scratch: str
+    """Folder on the node's own disk that its containers write to."""
 
 
 def of(spec: schema.Spec) -> Wrapping | None:
@@ -48,6 +52,7 @@ def of(spec: schema.Spec) -> Wrapping | None:
     return Wrapping(
         log_bytes=int(spec.job.log_gb * 1e9),
         max_processes=spec.job.max_processes,
+        max_disk_bytes=None if spec.job.max_disk_gb is None else int(spec.job.max_disk_gb * 1e9),
         progress_s=0.0 if spec.job.metrics.kind == "pattern" else PROGRESS_S,
         secrets={name: secret.through for name, secret in spec.secrets.items()},
     )
@@ -59,6 +64,8 @@ def words(wrapping: Wrapping, place: Place, prefix: str) -> tuple[str, ...]:
         "attempt": place.attempt_dir,
         "log_bytes": wrapping.log_bytes,
         "max_processes": wrapping.max_processes,
+        "max_disk_bytes": wrapping.max_disk_bytes,
+        "scratch": place.scratch if prefix else None,
         "progress_s": wrapping.progress_s,
         "prefix": prefix,
         "secrets": dict(wrapping.secrets),

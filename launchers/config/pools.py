@@ -28,7 +28,7 @@ BASE = "base"
 LIFE = (
     "parameters", "metrics", "notice_s", "max_requeues", "restarts", "hang", "worker_restarts",
     "restart_job_on_worker_restart", "disable_retries", "silent_min",
-    "log_gb", "max_processes", "data_format",
+    "log_gb", "max_processes", "max_disk_gb", "data_format",
 )  # fmt: skip
 """Keys of `job` that are the whole job's, not a pool's program."""
 MOST = 4

@@ -1,8 +1,9 @@
 """Become a rank's program, with its output through a process beside it: `python -IS piped.py SETTINGS PROGRAM ...`.
 
 The program is this very process (exec), so that signals reach it and its exit status counts. The one beside it takes
-part in nothing: it hears no signal, masks secrets, keeps the log readable and bounded, and counts processes. When the
-program has ended it ends what that left behind, removes the files of secrets, and goes. Standard library only.
+part in nothing: it hears no signal, masks secrets, keeps the log readable and bounded, counts processes and what lies
+on disks. When the program has ended it ends what that left behind, removes the files of secrets, and goes. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Beside:
     """The process beside the program: `first` is the program's."""
 
     def __init__(self, settings: Mapping[str, Any], first: int, mark: str, pipe: int) -> None:
+        from launchers.host.disk_limit import DiskLimit
         from launchers.host.leftovers import Family
         from launchers.host.output import Cleaned, Mask
         from launchers.host.settling import listening
@@ -56,6 +58,7 @@ class Beside:
         self._mask: Mask = Mask(_spellings(settings))
         self._cleaned: Cleaned = Cleaned(settings["progress_s"])
         self._log: LogFile = LogFile(f"{self._attempt}/rank-{self._rank}.log", settings["log_bytes"])
+        self._disk = DiskLimit(_folders(settings), settings["max_disk_bytes"])
         self._here = listening(self._attempt, self._rank)
         self._counted_at, self._looked_at, self._count_s = -COUNT_S, 0.0, COUNT_S
         self._on_node = 0
@@ -99,11 +102,17 @@ class Beside:
         self._log.write(self._cleaned.feed(self._mask.feed(data, last), last))
 
     def _watch(self) -> None:
-        """End a program that has too many processes, before the node has no room for another."""
+        """End a program that has too much of something, before nobody else has any."""
         now = time.monotonic()
         if now - self._looked_at < LOOK_S:
             return
         self._looked_at = now
+        if self._disk.why:
+            self._end("TooMuchOnDisk", self._disk.why)
+        else:
+            self._count(now)
+
+    def _count(self, now: float) -> None:
         most, there = self._settings["max_processes"], len(os.listdir("/proc"))  # noqa: PTH208
         if now - self._counted_at < self._count_s and there - self._on_node < most / 4:
             return
@@ -111,17 +120,19 @@ class Beside:
         count, self._on_node, self._counted_at = self._family.count(), there, now
         self._count_s = max(COUNT_S, (time.thread_time() - begun) / COUNT_SHARE)
         if count > most:
-            self._say_why(f"it had {count} processes at once on one node, and job.max_processes is {most}")
-            self._family.end()
+            self._end(
+                "TooManyProcesses", f"it had {count} processes at once on one node, and job.max_processes is {most}"
+            )
 
-    def _say_why(self, message: str) -> None:
-        """As a rank that dies of an error of its own leaves it."""
+    def _end(self, kind: str, message: str) -> None:
+        """And leave why, as a rank that dies of an error of its own does."""
         self._log.say(message)
         document = {"t": time.time(), "rank": int(self._rank), "host": os.uname().nodename, "cause": "user_error"}
-        document |= {"type": "TooManyProcesses", "message": message}
+        document |= {"type": kind, "message": message}
         path = f"{self._attempt}/rank-{self._rank}.error.json"
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as f:  # noqa: PTH123
             json.dump(document, f)
+        self._family.end()
 
     def _clean_up(self) -> None:
         if self._family.living() and (count := self._family.end()):
@@ -210,6 +221,12 @@ def _private_file(settings: Mapping[str, Any], name: str, value: bytes) -> bytes
 
 def _folder(settings: Mapping[str, Any], rank: str) -> str:
     return f"{settings['folder']}/{rank}"
+
+
+def _folders(settings: Mapping[str, Any]) -> list[str]:
+    """Those that this rank looks at, of all that write there: the node's own by its first, the run's by the first."""
+    own = [settings["scratch"]] if settings["scratch"] and os.environ["LOCAL_RANK"] == "0" else []
+    return [*own, *([os.path.dirname(settings["attempt"])] if os.environ["RANK"] == "0" else [])]  # noqa: PTH120
 
 
 def _remove_files(settings: Mapping[str, Any], rank: str) -> None:

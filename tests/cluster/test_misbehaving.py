@@ -44,6 +44,10 @@ elif what == "forks":
 elif what == "line":
     for _ in range(1024):
         os.write(1, b"x" * 2**20)
+elif what == "hoards":
+    with open(os.environ["AIP_CHECKPOINT_DIR"] + "/kept", "wb") as file:
+        file.write(os.urandom(150 * 10**6))
+    time.sleep(300)
 elif what == "binary":
     os.write(1, bytes(range(256)) * 4096)
 elif what == "disk":
@@ -52,7 +56,8 @@ elif what == "disk":
             file.write(bytes(2**20))
 print("\\nafter", flush=True)
 """
-JOB = ("job=command", "tracking=none", "job.metrics.kind=none", "machine.mem_gb=0.5", "job.max_processes=150")
+LIMITS = ("machine.mem_gb=0.5", "job.max_processes=150", "job.max_disk_gb=0.1")
+JOB = ("job=command", "tracking=none", "job.metrics.kind=none", *LIMITS)
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ def test_programs_that_misbehave_stay_bounded_are_named_and_leave_the_hosts_clea
     before = drained()
     deaf = cluster.launch(*JOB, here, "params.what=deaf", "name=deaf")
     filled = cluster.launch(*JOB, *box, "params.what=disk", "name=disk")
-    whats = ("daemon", "forks", "line", "binary")
+    whats = ("daemon", "forks", "line", "binary", "hoards")
     many = cluster.launch("-m", *JOB, here, f"params.what={','.join(whats)}", "name=many")
     until(lambda: log(deaf, 0))
     cluster.fairlead("cancel", str(deaf))
@@ -96,7 +101,9 @@ def test_programs_that_misbehave_stay_bounded_are_named_and_leave_the_hosts_clea
     assert {what: end["state"] for what, end in ended.items()} == {
         **dict.fromkeys(whats, "SUCCEEDED"),
         "forks": "FAILED",
+        "hoards": "FAILED",
     }
+    assert "and job.max_disk_gb is 0.1" in ended["hoards"]["message"]
     assert "and job.max_processes is 150" in ended["forks"]["message"]
     (full,) = attempts(filled)
     assert full["cause"] == "site" and "No space left on device" in full["message"]

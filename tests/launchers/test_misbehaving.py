@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -90,9 +91,9 @@ def make_run(workdir: Path, place: Path | None) -> Make:
         python = sys.executable if place is None else "python3"
         words = argv or (python, "-Suc", program.replace("MARKER", repr(f"{run.path}/members")))
         metrics = more.pop("metrics", Metrics())
-        limits: dict[str, Any] = {"log_bytes": 10**9, "max_processes": 4096, "progress_s": 1.0, **more}
+        limits: dict[str, Any] = {"log_bytes": 10**9, "max_processes": 4096, "max_disk_bytes": None, "progress_s": 1.0}
         pool = pool_plan(words, ranks_per_node=ranks, container=box_of(run, place) if place else None)
-        plan = plan_of_run(run, pool, metrics=metrics, wrapping=Wrapping(**limits) if wrapped else None)
+        plan = plan_of_run(run, pool, metrics=metrics, wrapping=Wrapping(**limits | more) if wrapped else None)
         write_json(run.plan, plans_document([plan]))
         write_json(run.spec, {"name": "d", "seed": 1})
         append_line(run.members_file, {"index": 0, "point": {}, "sections": {}})
@@ -169,6 +170,30 @@ time.sleep(90)
     found = outcome(run)
     assert (found["state"], found["cause"], found["first_rank"]) == ("FAILED", "user_error", 0)
     assert "processes at once on one node, and job.max_processes is 100" in found["message"]
+    assert left_of(run.path) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "folder"), [("host", "CHECKPOINTS"), *((box, "'/tmp'") for box in BOXES)], indirect=["place"]
+)
+def test_program_that_hoards_on_a_disk_is_ended_and_named(make_run: Make, start: Start, folder: str) -> None:
+    """What its ranks have there together, in its member's folder and on a node's own disk."""
+    code = f"""
+import os, time
+CHECKPOINTS = os.environ["AIP_CHECKPOINT_DIR"]
+with open({folder} + "/kept-" + os.environ["RANK"], "wb") as file:
+    file.truncate(10**12)  # a hole takes nothing
+    file.write(os.urandom(40 * 10**6))
+time.sleep(95)
+"""
+    run = make_run(f"{code}\nMARKER", ranks=2, max_disk_bytes=60 * 10**6)
+
+    assert ended(start(run)) == 1
+
+    found = outcome(run)
+    assert (found["state"], found["cause"], found["first_rank"]) == ("FAILED", "user_error", 0)
+    said = rf"it had 0\.08\d* GB in /\S+ on {os.uname().nodename}, and job.max_disk_gb is 0\.06$"
+    assert re.search(said, found["message"]), found["message"]
     assert left_of(run.path) == []
 
 

@@ -143,9 +143,9 @@ def test_step_of_a_chief_on_the_host_names_the_folders_of_workers_in_containers(
     assert step_of(boxed, 0, 0).scratch is not None and step_of(bare, 0, 0).scratch is None
 
 
-@pytest.mark.parametrize("key", ["log_gb", "max_processes", "data_format"])
+@pytest.mark.parametrize("key", ["log_gb", "max_processes", "max_disk_gb", "data_format"])
 def test_pools_what_is_the_whole_jobs_is_refused_of_one(key: str) -> None:
-    value = {"log_gb": 2, "max_processes": 100, "data_format": "csv"}[key]
+    value = {"log_gb": 2, "max_processes": 100, "max_disk_gb": 5, "data_format": "csv"}[key]
 
     assert any(key in what or key in where for what, where in problems(*PROGRAM, OTHERS, f"pools.1.job.{key}={value}"))
 
