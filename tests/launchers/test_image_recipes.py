@@ -14,6 +14,8 @@ import pytest
 
 from conf import machine_schema, schema
 from launchers.apptainer import image, image_build
+from launchers.run_folder.record import read_lines
+from tests.cluster.harness import Cluster
 from tests.conftest import ROOT
 
 RECIPES = ROOT / "containers"
@@ -68,3 +70,21 @@ def test_real_build_runs_torch_for_cpus_and_nothing_of_cuda(base: Path) -> None:
     assert [row["digest"] for row in image.list_images(built.path.parent) if row["name"] == built.path.name] == [
         built.digest
     ]
+
+
+@pytest.mark.apptainer
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    ("recipe", "experiments"),
+    [("jax-cpu", ("jax_digits",)), ("sklearn", ("sklearn_digits", "sklearn_splits", "xgboost_digits"))],
+)
+def test_examples_run_in_a_real_build_of_the_image_for_them(
+    base: Path, workdir: Path, recipe: str, experiments: tuple[str, ...]
+) -> None:
+    here = Cluster(workdir, first=("site=testbed",))
+    here.image(recipe)
+
+    for experiment in experiments:
+        run = here.launch(f"experiment={experiment}", f"container={recipe}")
+        assert here.wait(run)["state"] == "SUCCEEDED"
+        assert read_lines(run / "members/0/attempt-0/reports.jsonl")[-1]["metrics"]["val/accuracy"] > 0.9
