@@ -113,7 +113,7 @@ def await_data(run: Run, hand: Hand, passes: int = 1) -> float:
     if run.told.heard():
         keeping.stop(run)
     waited_s = _filled(run, hand, passes)
-    if run.told.ask(run.notice.given):
+    if run.told.ask(run.notice.given, hand.largest_bytes * passes):
         keeping.stop(run)
     return waited_s
 

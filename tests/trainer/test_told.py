@@ -11,19 +11,20 @@ import pytest
 
 from tests.trainer.ranks import ROOT, free_port
 from trainer.parallel.group import Group
-from trainer.parallel.told import AT_ONCE_S, EVERY_S, FIRST_CALLS, Told
+from trainer.parallel.told import AHEAD_BYTES, AT_ONCE_S, EVERY_S, FIRST_CALLS, Told
 
 SLOWER = 2
 """Rank 1's steps take so many times as long as rank 0's."""
-SHORTEST_S, SHORT_S, LONG_S = EVERY_S / 40, EVERY_S, AT_ONCE_S
+SHORTEST_S, SHORT_S, LONG_S = EVERY_S / 40, EVERY_S / 3, AT_ONCE_S
 CASES = {
     "first step": (1, SHORTEST_S),
     "before steps are known to be short": (FIRST_CALLS - 3, SHORTEST_S),
     "long steps": (FIRST_CALLS + 50, LONG_S),
     "short steps": (FIRST_CALLS + 50, SHORT_S),
     **{f"very short steps, {late} later": (1000 + late, SHORTEST_S) for late in range(3)},
+    "very short steps of large data": (1000, SHORTEST_S, AHEAD_BYTES // 5),
 }
-"""Call from which rank 1 has been told, and seconds of a step of rank 0."""
+"""Call from which rank 1 has been told, seconds of a step of rank 0, and bytes that rank 1 has for one."""
 ANSWERED_AT_ONCE = list(CASES)[:3]
 BEGIN = """
 import json, os, sys
@@ -43,16 +44,16 @@ def counted(self, values):
     return later(self, values)
 group.Group.largest_later = counted
 found = {{}}
-for name, (told_at, step_s) in {CASES!r}.items():
+for name, (told_at, step_s, *size) in {CASES!r}.items():
     calls, asked, lag = 0, 0, None
     one = told.Told(ranks)
     for calls in range(1, 2001):
         if one.heard():
             break
-        assert 0 <= one.lag <= one.ahead
+        assert 0 <= one.lag <= one.ahead <= (5 if size else 25)
         if calls == told_at:
             lag = one.lag
-        if one.ask(rank == 1 and calls >= told_at):
+        if one.ask(rank == 1 and calls >= told_at, rank * sum(size)):
             break
     found[name] = [calls, lag, asked]
 print(json.dumps(found))
@@ -103,6 +104,7 @@ def test_told_where_steps_are_short_ranks_seldom_ask(heard: list[dict[str, list[
 
     assert asked["short steps"] == CASES["short steps"][0]
     assert FIRST_CALLS < asked["very short steps, 0 later"] < FIRST_CALLS + 60
+    assert FIRST_CALLS + 150 < asked["very short steps of large data"] < FIRST_CALLS + 200
 
 
 def test_told_where_steps_are_short_no_rank_waits_for_another_to_ask() -> None:

@@ -21,6 +21,8 @@ class Hand:
         self._batches = batches
         self._held: deque[Batch] = deque()
         self._is_over = False
+        self.largest_bytes = 0
+        """What the largest batch so far takes in memory."""
 
     def fill(self, wanted: int, needed: int, notice: Notice) -> None:
         """Wait until `wanted` batches are in hand, or all there are. A notice breaks that off where as many are in hand
@@ -45,3 +47,4 @@ class Hand:
             self._is_over = True
         else:
             self._held.append(batch)
+            self.largest_bytes = max(self.largest_bytes, batch.inputs.nbytes + batch.targets.nbytes)

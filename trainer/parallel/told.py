@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 AT_ONCE_S = 0.25
 """Steps that take longer lose less than a hundredth to an answer that is waited for."""
-EVERY_S = 0.05
-"""A question goes out so often at most: it takes 0.1 ms of a core."""
+EVERY_S = 0.25
+"""A question goes out so often at most. It takes 0.1 ms of a core, but where ranks and cores are as many it keeps them
+from each other: asked every 0.05 s, steps of 2 ms took 5 % longer (tests/benchmarks/NOTES.md)."""
+AHEAD_BYTES = 16 * 2**20
+"""Of the data that a rank has beforehand for the steps between two questions, where that is more than one step."""
 FIRST_CALLS = 100
 """Each of which is answered at once: the first steps compile and fill caches, and say little of those that follow."""
 
@@ -61,21 +64,23 @@ class Told:
             return False
         (values, question), self._open = self._open, None
         question.wait()
-        told, slowest_s = values.tolist()
+        told, slowest_s, step_bytes = values.tolist()
         if self._calls >= FIRST_CALLS:
             self._at_once = slowest_s > AT_ONCE_S
-            self._every = max(1, min(2 * self._every, int(EVERY_S / max(slowest_s, 1e-6))))
+            fits = min(int(EVERY_S / max(slowest_s, 1e-6)), int(AHEAD_BYTES / max(step_bytes, 1)))
+            self._every = max(1, min(2 * self._every, fits))
         return bool(told)
 
-    def ask(self, flag: bool) -> bool:
-        """Whether some rank says yes, where that is answered at once."""
+    def ask(self, flag: bool, step_bytes: int = 0) -> bool:
+        """Whether some rank says yes, where that is answered at once. A step takes so many bytes of data."""
         if self._group.world == 1:
             return flag
         self._calls += 1
         if self._calls < self._next.call:
             return False
         now_s, at_once = time.monotonic(), self._next.at_once
-        values = torch.tensor([float(flag), (now_s - self._asked_s) / (self._calls - self._asked)], dtype=torch.float64)
+        step_s = (now_s - self._asked_s) / (self._calls - self._asked)
+        values = torch.tensor([float(flag), step_s, step_bytes], dtype=torch.float64)
         self._asked, self._asked_s, self._has_said = self._calls, now_s, flag
         self._next = Question(self._calls + self._every, self._at_once)
         self._open = (values, self._group.largest_later(values))
