@@ -152,5 +152,6 @@ class Job:
     """A program that has more processes than this at once on one node is ended: it would take the node with it."""
     max_disk_gb: Positive | None = None
     """A program that has more than this on one disk is ended: in its member's folder of the run (its checkpoints among
-    it), or on a node in what its container writes there (/tmp, a layer over its image). None is half of that disk. What
-    a program writes elsewhere without a container is not seen. (Of our trainer only where it has secrets.)"""
+    it), or on a node in what its container writes there (/tmp, a layer over its image). None lets it have what it
+    likes as long as a tenth of that disk is free, and then half of it. What a program writes elsewhere without a
+    container is not seen. (Of our trainer only where it has secrets.)"""

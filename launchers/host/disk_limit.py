@@ -15,12 +15,14 @@ from collections.abc import Iterator, Sequence
 
 LOOK_S, SHARE = 5.0, 0.02
 """Between two looks, which take at most so much of the time."""
+NEARLY_FULL = 0.1
+"""Of a disk, where no more is free."""
 BLOCK = 512
 """What st_blocks counts (stat(2)): a file with holes takes no more than it has."""
 
 
 class DiskLimit:
-    """One program's, in these folders; `most` bytes on each, None is half of the disk that it lies on."""
+    """One program's, in these folders; `most` bytes in each, None is half of a disk that is nearly full."""
 
     def __init__(self, folders: Sequence[str], most: int | None) -> None:
         self._folders, self._most = folders, most
@@ -39,19 +41,22 @@ class DiskLimit:
 
 
 def excess(folder: str, most: int | None) -> str:
-    """What is too much in a folder; empty where nothing is, or where it is not there. A disk of which less is in use
-    is not looked through."""
+    """What is too much in a folder; empty where nothing is, or where it is not there. A disk of which less is in use,
+    or is not nearly full, is not looked through."""
     try:
         disk = os.statvfs(folder)
-        limit = disk.f_blocks * disk.f_frsize // 2 if most is None else most
-        used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-        taken = bytes_in(folder) if used > limit else 0
+        size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        limit = size // 2 if most is None else most
+        may_be = free < NEARLY_FULL * size if most is None else size - free > limit
+        taken = bytes_in(folder) if may_be else 0
     except OSError:
         return ""
     if taken <= limit:
         return ""
-    half = " (half of that disk)" if most is None else ""
-    return f"it had {gb(taken)} GB in {folder} on {os.uname().nodename}, and job.max_disk_gb is {gb(limit)}{half}"
+    had = f"it had {gb(taken)} GB in {folder} on {os.uname().nodename}"
+    if most is None:
+        return f"{had}, more than half of a disk of {gb(size)} GB that was nearly full, and job.max_disk_gb is null"
+    return f"{had}, and job.max_disk_gb is {gb(limit)}"
 
 
 def gb(count: int) -> str:

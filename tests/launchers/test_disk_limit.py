@@ -49,17 +49,20 @@ def test_too_much_is_said_with_both_values_and_where(tmp_path: Path) -> None:
     assert said.endswith(", and job.max_disk_gb is 0.001")
 
 
-def test_half_of_the_disk_is_what_a_program_may_have_where_nothing_is_said(tmp_path: Path) -> None:
+def test_half_of_a_disk_that_is_nearly_full_is_what_a_program_may_have_where_nothing_is_said(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root, to mount a small disk")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)], check=True)
     try:
         (tmp_path / "own").mkdir()
-        fill(tmp_path / "own/file", 3 * MB)
-        fill(tmp_path / "others", 3 * MB)
+        fill(tmp_path / "own/file", 5 * MB)
         assert excess(str(tmp_path / "own"), None) == ""
-        fill(tmp_path / "own/more", 2 * MB)
-        assert excess(str(tmp_path / "own"), None).endswith("and job.max_disk_gb is 0.00419 (half of that disk)")
+        fill(tmp_path / "others", 3 * MB)
+        assert excess(str(tmp_path / "own"), None).endswith(
+            ", more than half of a disk of 0.00839 GB that was nearly full, and job.max_disk_gb is null"
+        )
+        (tmp_path / "own/file").rename(tmp_path / "others-too")
+        assert excess(str(tmp_path / "own"), None) == ""
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
