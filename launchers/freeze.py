@@ -197,6 +197,15 @@ def member_rows(launch: Launch) -> list[dict[str, Any]]:
     return rows
 
 
+def _installed(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    """What was installed, and for which pools."""
+    pools: dict[Installed, set[str]] = {}
+    for pool in (pool for plan in plans for pool in plan.pools):
+        if pool.installed is not None:
+            pools.setdefault(pool.installed, set()).add(pool.name)
+    return [{**to_document(each), "pools": sorted(names)} for each, names in pools.items()]
+
+
 def _write(aside: Run, launch: Launch, plans: Sequence[Plan]) -> None:
     plan = plans[0]
     aside.path.mkdir(mode=0o700)
@@ -212,8 +221,7 @@ def _write(aside: Run, launch: Launch, plans: Sequence[Plan]) -> None:
     origin["data"] = fingerprint_of(launch.specs[0].data)
     origin["slurm"] = provenance.slurm_version() if plan.launcher == "slurm" else None
     boxes = [p.pools[0].container for p in plans]
-    installed = dict.fromkeys(pool.installed for pool in plan.pools if pool.installed)
-    origin["installed"] = [to_document(each) for each in installed]
+    origin["installed"] = _installed(plans)
     source = launch.specs[0].pools[0].container.source
     origin["image"] = {"path": boxes[0].image, "digest": boxes[0].digest, "source": source} if boxes[0] else None
     write_json(aside.spec, document)

@@ -60,7 +60,7 @@ def make_once(image: Path, progress: Progress, make: Callable[[Bench], None]) ->
             remove_leftovers(image, local)
             try:
                 work = Path(tempfile.mkdtemp(prefix=f".{image.name}.", dir=image.parent))
-                scratch = Path(tempfile.mkdtemp(prefix=f"fairlead-{image.name}.", dir=local))
+                scratch = Path(tempfile.mkdtemp(prefix=_scratch_of(image), dir=local))
                 log = image.with_name(f"{image.name}.log")
                 log.write_bytes(b"")
                 make(Bench(work, scratch, fetched_of(image), log))
@@ -69,6 +69,12 @@ def make_once(image: Path, progress: Progress, make: Callable[[Bench], None]) ->
     except OSError as e:
         what = f"image {image.name} cannot be made: {e.strerror or e}"
         raise SiteError(what, str(e.filename or image.parent), "see site.images_dir: access, free space") from e
+
+
+def _scratch_of(image: Path) -> str:
+    """What the names of its scratch folders begin with: of the same image in another store they are others."""
+    store = hashlib.sha256(os.fsencode(image.parent.resolve())).hexdigest()[:12]
+    return f"fairlead-{image.name}.{store}."
 
 
 def fetched_of(image: Path) -> Path:
@@ -161,7 +167,7 @@ def remove_leftovers(image: Path, local: Path) -> None:
     """
     keep = {f".{image.name}.holder", fetched_of(image).name} | ({sif.cache_of(image).name} if image.exists() else set())
     beside = [p for p in image.parent.iterdir() if p.name.startswith((f".{image.name}.", f"..{image.name}."))]
-    scratch = [p for p in local.iterdir() if p.name.startswith(f"fairlead-{image.name}.")]
+    scratch = [p for p in local.iterdir() if p.name.startswith(_scratch_of(image))]
     for path in (*beside, *scratch):
         with contextlib.suppress(FileNotFoundError):  # another process is just writing a digest
             if path.name not in keep and path.lstat().st_uid == os.getuid():

@@ -1,4 +1,4 @@
-"""What a registry says of an image: the digest behind a tag, for which processors, how large. Nothing is pulled here.
+"""What a registry says of an image: the digest behind a tag, for which processors, how large; and a part of a SIF.
 
 Source: OCI distribution specification («Pulling manifests»), OCI image specification (index, manifest), and the token
 authentication of the Docker registry. No client package of the field asks for a digest alone without `requests`.
@@ -73,7 +73,8 @@ def manifest_of(ref: Reference, digest: str, architecture: str, site: schema.Sit
         what = f"{ref} is {'a SIF' if sif else 'no SIF'}, which {ref.scheme}:// cannot name"
         raise SiteError(what, "container.image", f"write {other}://{ref.host}/{ref.name}:{ref.tag}")
     workdir = None if sif else _fits(ref, site, document["config"]["digest"], architecture)
-    return Manifest(digest=digest, size=sum(int(layer["size"]) for layer in layers), sif=sif, workdir=workdir)
+    size = sum(int(layer["size"]) for layer in layers if sif in (None, layer["digest"]))
+    return Manifest(digest=digest, size=size, sif=sif, workdir=workdir)
 
 
 def blob(ref: Reference, site: schema.Site, digest: str, begin: int) -> HTTPResponse:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -134,23 +133,24 @@ class Processes:
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._told: float | None = None
         self._noticed = False
+        self._guard = Guard() if pool.container is not None else None
         self._folder, self._first = str(attempt.path), unit.first_rank if unit else 0
         count, first = (unit.ranks, unit.first_rank) if unit else (pool.ranks, 0)
         for rank in range(count):
             node, local = divmod(rank, pool.ranks_per_node)
             names = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": count, "NODE_RANK": node}
             with attempt.rank_log(first + rank).open("ab") as log:
-                self._ranks.append(
-                    subprocess.Popen(
-                        (*DIES_WITH_US, *step.argv),
-                        env={**env, **{k: str(v) for k, v in names.items()}},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
+                process = subprocess.Popen(
+                    (*DIES_WITH_US, *step.argv),
+                    env={**env, **{k: str(v) for k, v in names.items()}},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                 )
-        self._guard = Guard(self._ranks) if pool.container is not None else None
+            self._ranks.append(process)
+            if self._guard is not None:
+                self._guard.watch(process)
 
     def processes(self) -> Mapping[int, int]:
         running = ((rank, p.pid) for rank, p in enumerate(self._ranks, self._first) if p.returncode is None)
@@ -169,10 +169,12 @@ class Processes:
         _send(self._ranks, signal.SIGKILL)
 
     def wait(self) -> int:
-        """As srun with --kill-on-bad-exit: one bad rank takes the others down, after a word of warning."""
+        """As srun with --kill-on-bad-exit: one bad rank takes the others down, after a word of warning. One that has
+        saved and leaves is none after a notice: who gave that ends those that stay."""
         code = 0
         while running := [p for p in self._ranks if p.poll() is None]:
             code = code or self._first_failure()
+            code = 0 if self._noticed and code == os.EX_TEMPFAIL else code
             if code and self._told is None:
                 self._told = time.monotonic()
                 if not self._noticed:  # who has heard that word already may be saving
@@ -193,8 +195,9 @@ class Processes:
         left = [(rank, int(process.returncode)) for rank, process in enumerate(self._ranks) if process.poll()]
         if not left:
             return 0
-        rank, code = min(left, key=lambda one: one[1] > 0)  # a rank that a signal killed is why its peers left
-        if self.first_rank is None:
+        # A rank that a signal killed is why its peers left; one that saved is not why others failed.
+        rank, code = min(left, key=lambda one: (one[1] == os.EX_TEMPFAIL, one[1] > 0))
+        if self.first_rank is None or self._ranks[self.first_rank].returncode == os.EX_TEMPFAIL:
             self.first_rank = rank
         return code
 
@@ -209,8 +212,8 @@ def _send(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> N
 def remove_folders(folders: Sequence[str], plan: Plan) -> None:
     """Leave no node with what an attempt had on its own disk and in its memory. A node that is gone keeps it."""
     if is_on_one_host(plan):
-        for each in folders:
-            shutil.rmtree(each, ignore_errors=True)
+        with contextlib.suppress(CommandError):  # Python leaves what the kernel's overlay makes unreadable
+            output_of(["rm", "-rf", "--", *folders], timeout_s=60)
         return
     for group, everywhere in on_every_node(plan):
         mem = [] if group is None else [f"--mem={plan.pools[group].mem}"]

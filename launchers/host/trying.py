@@ -10,7 +10,7 @@ import dataclasses
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +61,6 @@ class Try:
         self.kernel_kills = 0
         """Before the ranks began."""
         self.over_memory = ""
-        self.starts_in_project = any(Path(pool.cwd or "/").parts[0] == PROJECT for pool in plan.pools)
-        """Some program, in the member's own copy of the project."""
 
     def outcome(self) -> Outcome:
         """Prepare, run and judge it."""
@@ -73,12 +71,13 @@ class Try:
                 return Outcome(state="CANCELLED", cause="cancelled", exit_code=1, message="cancelled before it started")
             if why := self._pruned_before():
                 return Outcome(state="PRUNED", cause="pruned", exit_code=0, message=why)
-            self._prepare_member()
-            self._verify_image()
-            self._verify_installed()
-            code, pruned, hung = exporting.export(self.plan, self.attempt, self.signals), "", None
-            if code == 0:
-                code, pruned, hung = self._run_ranks()
+            with self._project():
+                self._prepare_member()
+                self._verify_image()
+                self._verify_installed()
+                code, pruned, hung = exporting.export(self.plan, self.attempt, self.signals), "", None
+                if code == 0:
+                    code, pruned, hung = self._run_ranks()
         except (FairleadError, OSError) as e:
             return Outcome(state="FAILED", cause="site", exit_code=3, message=str(e), host=socket.gethostname())
         if code != 0:  # told at the very moment when it left for another reason
@@ -140,8 +139,6 @@ class Try:
             return self._watched(params, env, where)
         finally:
             masking.finish()
-            if self.starts_in_project:
-                working.clear(self.run.code / PROJECT, self.member.project)
 
     def _watched(
         self, params: Mapping[str, Any], env: Mapping[str, str], where: Located
@@ -218,12 +215,22 @@ class Try:
             return client_environment(secrets=private_variables([self.plan]))
         return {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "PMI"))}
 
+    @contextlib.contextmanager
+    def _project(self) -> Iterator[None]:
+        """The member's own copy of the project, where some program starts in it."""
+        if not any(Path(pool.cwd or "/").parts[0] == PROJECT for pool in self.plan.pools):
+            yield
+            return
+        try:
+            working.lay_out(self.run.code / PROJECT, self.member.project)
+            yield
+        finally:
+            working.clear(self.run.code / PROJECT, self.member.project)
+
     def _prepare_member(self) -> None:
         """The member's spec and folders, which its later attempts find again."""
         for folder in (self.member.checkpoints, self.member.model, self.member.path / "logs"):
             make_private(folder)
-        if self.starts_in_project:
-            working.lay_out(self.run.code / PROJECT, self.member.project)
         if self.plan.search:
             heir.inherit(self.run, self.member, linked=self.plan.pools[0].ours)
         if self.plan.experiment is not None and not self.plan.pools[0].ours:

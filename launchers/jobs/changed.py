@@ -278,8 +278,8 @@ def _plan(group: Asked, number: int) -> Plan:
 
 def _below(plan: Plan) -> str:
     """Where in the snapshot of the project the launch was given."""
-    cwd = Path(plan.pools[0].cwd or PROJECT)
-    return "" if cwd.is_absolute() or cwd == Path(PROJECT) else str(cwd.relative_to(PROJECT))
+    folders = [Path(pool.cwd) for pool in plan.pools if pool.cwd and Path(pool.cwd).parts[0] == PROJECT]
+    return "/".join(folders[0].parts[1:]) if folders else ""
 
 
 def _change(run: Run, group: Asked, number: int, wish: Wish, now: Mapping[str, Any]) -> Change:

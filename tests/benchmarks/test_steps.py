@@ -23,7 +23,7 @@ def test_program_of_two_ranks_takes_turns_and_learns(name: str, tmp_path: Path) 
         ends.callback(member.end)
         first_step_s = turns.begin(member)
         halted = len(turns.reports(member))
-        taken = [turns.take(member, 2.0) for _ in range(3)]
+        taken = [turns.take(member, 4.0) for _ in range(3)]
         reports = turns.reports(member)
 
     losses = [line["metrics"]["train/loss"] for line in reports]

@@ -97,6 +97,15 @@ class Registry:
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": parts[0], "layers": parts[1:]}
         return self.put(name, tag, manifest)
 
+    def push_sif(self, name: str, tag: str, sif: bytes) -> str:
+        """A SIF as an artifact, and a text that somebody has added to it; its digest."""
+        kinds = ("application/vnd.oci.empty.v1+json", "application/vnd.sylabs.sif.layer.v1.sif", "text/plain")
+        config, *layers = (
+            {"mediaType": kind, "digest": self._blob(name, data), "size": len(data)}
+            for kind, data in zip(kinds, (b"{}", sif, b"what it is"), strict=True)
+        )
+        return self.put(name, tag, {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers})
+
     def put(self, name: str, tag: str, manifest: dict[str, Any]) -> str:
         data = json.dumps(manifest).encode()
         self.ask("PUT", f"/v2/{name}/manifests/{tag}", data, str(manifest["mediaType"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -18,10 +19,29 @@ from launchers.jobs.status import status_of
 from launchers.launch import Request, checked, submit
 from launchers.plan import Plan, plans_from
 from launchers.run_folder.record import Run, make_private, mark_ended, read_json, rows_of, write_json
+from tests.plans import plan_of_run, pool_plan
 
 SLURM = ("launcher=slurm", "machine=cpu-small", "tracking=none", "name=d", "train.batch_size=64")
 
 CNN = {"kind": "cnn", "options": {"width": 8}}
+
+
+@pytest.mark.parametrize(
+    ("folders", "below"),
+    [
+        ((None,), ""),
+        (("project",), ""),
+        (("project/sub/deep",), "sub/deep"),
+        ((None, "project/sub"), "sub"),
+        (("/app", "project/sub"), "sub"),
+    ],
+)
+def test_changed_folder_of_the_launch_is_that_of_whichever_pool_starts_there(
+    tmp_path: Path, folders: tuple[str | None, ...], below: str
+) -> None:
+    pools = tuple(pool_plan(("true",), cwd=folder) for folder in folders)
+
+    assert changed._below(dataclasses.replace(plan_of_run(Run(tmp_path), pools[0]), pools=pools)) == below
 
 
 @pytest.fixture

@@ -58,8 +58,11 @@ def put_back(run: Run, index: int) -> None:
     write_json(run.member(index).path / "attempt-0" / "outcome.json", {"state": "REQUEUED", "cause": "preempted"})
 
 
-def test_member_gives_way_to_one_that_was_put_back_and_for_which_it_waits(population: tuple[Run, Plan]) -> None:
+def test_member_gives_way_to_one_that_was_put_back_and_for_which_it_waits(
+    population: tuple[Run, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, plan = population
+    monkeypatch.setattr(asking, "WAIT_S", 60)
     put_back(run, 1)
 
     with pytest.raises(asking.GivesWay, match="have not ended their generation, and of these 1 wait for an allocation"):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from launchers.apptainer import image
+from launchers.apptainer import image, making
 from launchers.errors import CommandError, SiteError, SpecError
 from tests.conftest import Fakes
 from tests.launchers.image_store import APPTAINER, BUILD, COMPLETE, Store, new_store
@@ -45,6 +45,22 @@ def test_key_every_ingredient_changes_it_and_nothing_else_does() -> None:
     assert image.image_key("recipe", "lock", BUILD) == keys[0]
     # Written down: a change of how the key is made builds every image of every site anew.
     assert keys[0].startswith("09039138a205")
+
+
+def test_same_image_of_two_stores_is_made_at_once_and_neither_takes_the_others_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPTAINER_TMPDIR", str(tmp_path))
+    there: list[bool] = []
+
+    def first(bench: making.Bench) -> None:
+        making.make_once(tmp_path / "other" / "tiny.sif", print, lambda bench: there.append(bench.scratch.is_dir()))
+        there.append(bench.scratch.is_dir())
+
+    making.make_once(tmp_path / "mine" / "tiny.sif", print, first)
+
+    assert there == [True, True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other"]
 
 
 def test_build_first_ask_builds_with_what_the_site_says(store: Store, fakes: Fakes) -> None:

@@ -139,6 +139,15 @@ def test_pull_oras_gives_the_very_sif(store: Store, registry: Registry) -> None:
         store.get(f"oras://{registry.host}/lab/other:1")
 
 
+def test_pull_oras_of_an_artifact_to_which_something_was_added_is_of_its_sif(store: Store, registry: Registry) -> None:
+    store.trusts(registry_http=(registry.host,))
+    registry.push("lab/tiny", "1")
+    made = store.get(f"docker://{registry.host}/lab/tiny:1")
+    registry.push_sif("lab/two", "1", made.path.read_bytes())
+
+    assert store.get(f"oras://{registry.host}/lab/two:1").digest == made.digest
+
+
 def test_pull_oras_goes_on_where_a_line_broke_and_where_it_was_killed(store: Store, registry: Registry) -> None:
     store.trusts(registry_http=(registry.host,))
     registry.push("lab/tiny", "1")

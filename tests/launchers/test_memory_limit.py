@@ -11,7 +11,7 @@ import pytest
 
 from launchers.host.leftovers import Process, descended
 from launchers.host.memory_limit import GB, too_much
-from launchers.host.resident import resident
+from launchers.host.resident import kept_kb, resident
 from launchers.plan import plans_document
 from launchers.run_folder.record import Run, append_line, write_json
 from tests.cluster.harness import ROOT, Cluster, attempts
@@ -103,6 +103,19 @@ def test_resident_is_asked_of_the_kernel_in_parts_only_where_it_may_be_too_much(
     shares.communicate()
     assert len(pids) == 5 and added_up > 5 * (150 << 20) and (150 << 20) < in_parts < (200 << 20)
     assert resident(pids, 0) == 0, "who is gone has nothing"
+
+
+@pytest.mark.parametrize(
+    ("said", "kb"),
+    [
+        ("Rss: 900 kB\nPss_Anon: 300 kB\nPss_File: 390 kB\nPss_Shmem: 10 kB\nPrivate_Dirty: 200 kB\n", 310),
+        ("Rss: 900 kB\nPss: 700 kB\nShared_Dirty: 500 kB\nPrivate_Dirty: 200 kB\n", 200),
+        ("", 0),
+    ],
+    ids=["in parts", "before Linux 5.4", "nothing"],
+)
+def test_memory_is_never_more_than_is_a_processes_own(said: str, kb: int) -> None:
+    assert kept_kb(said) == kb
 
 
 def test_descended_are_those_that_are_there_and_what_they_began() -> None:

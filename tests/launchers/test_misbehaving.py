@@ -192,7 +192,7 @@ time.sleep(95)
 
     found = outcome(run)
     assert (found["state"], found["cause"], found["first_rank"]) == ("FAILED", "user_error", 0)
-    said = rf"it had 0\.08\d* GB in /\S+ on {os.uname().nodename}, and job.max_disk_gb is 0\.06$"
+    said = rf"it had 0\.0[678]\d* GB in /\S+ on {os.uname().nodename}, and job.max_disk_gb is 0\.06$"
     assert re.search(said, found["message"]), found["message"]
     assert left_of(run.path) == []
 

@@ -118,7 +118,10 @@ def test_pools_of_several_sources_have_each_its_own_installation(here: Cluster) 
     assert [each["file"] for each in told] == [f"{layers[name]}/{name}/task.py" for name in names]
     assert [each["imported"] for each in told] == [[f"{layers[name]}/greeting.py"] for name in names]
     installed = json.loads((run / "provenance.json").read_text())["installed"]
-    assert [each["folder"] for each in installed] == [str(layers["mine"]), str(layers["other"])]
+    assert [(each["folder"], each["pools"]) for each in installed] == [
+        (str(layers["mine"]), ["workerpool0", "workerpool3"]),
+        (str(layers["other"]), ["workerpool1", "workerpool2"]),
+    ]
 
 
 def test_pools_of_a_module_and_of_a_script_beside_it(here: Cluster) -> None:

@@ -17,9 +17,21 @@ from tests.launchers.attempted import AT_ONCE, Make, Start, ended, until
 from tests.launchers.supervised import SAVE_ON_TERM, STUBBORN, alive, log, maker, outcome, ready
 from tests.plans import plan_of_run, pool_plan
 
-SOON = {"time_limit_min": 1, "notice_s": 57}
-"""Notice after three seconds."""
+SOON = {"time_limit_min": 1, "notice_s": 52}
+"""Notice after eight seconds."""
 KILLED_SOON = "import launchers.host.limits as l; l.after_notice_s = lambda plan: 0.5"
+FIRST_LEAVES_AT_ONCE = """
+import os, signal, sys, time
+def told(number, frame):
+    if os.environ["RANK"] == "0":
+        print("left", flush=True)
+        sys.exit(75)
+    time.sleep(2)
+    print("saved", flush=True)
+    sys.exit(75)  # saved
+signal.signal(signal.SIGTERM, told)
+time.sleep(60)
+"""
 TOLD_AND_ENDED = "import launchers.host.ranks as r; r.KILL_AFTER_S = 0.0"
 """As one that is told to end, not given notice."""
 
@@ -64,6 +76,25 @@ def test_program_may_use_all_of_its_notice(make_run: Make, start: Start) -> None
     assert ended(start(run, patch=TOLD_AND_ENDED)) == 1
 
     assert outcome(run)["message"] == "saved before the time limit"
+
+
+def test_rank_that_saves_has_all_of_its_notice_also_where_another_has_left(make_run: Make, start: Start) -> None:
+    run = make_run(FIRST_LEAVES_AT_ONCE, ranks=2, notice="SIGTERM", **SOON)
+
+    assert ended(start(run, patch=TOLD_AND_ENDED)) == 1
+
+    assert (outcome(run)["state"], outcome(run)["cause"]) == ("REQUEUED", "timeout")
+    assert [log(run, r) for r in (0, 1)] == ["left\n", "saved\n"]
+
+
+def test_rank_that_fails_after_its_notice_is_not_hidden_by_one_that_has_saved(make_run: Make, start: Start) -> None:
+    run = make_run(
+        FIRST_LEAVES_AT_ONCE.replace("sys.exit(75)  # saved", "sys.exit(3)"), ranks=2, notice="SIGTERM", **SOON
+    )
+
+    assert ended(start(run)) == 1
+
+    assert (outcome(run)["exit_code"], outcome(run)["first_rank"]) == (3, 1)
 
 
 def test_ranks_that_start_when_the_others_were_to_be_ended_are_ended_too(make_run: Make, start: Start) -> None:
@@ -163,7 +194,7 @@ POOLS = f'pools=[{{}},{{job: {{command: [bash, -c, "{WORKER}"]}}}}]'
 
 @pytest.mark.parametrize("words", [(), (POOLS,)], ids=["one pool", "two pools"])
 def test_job_on_this_machine_goes_on_after_its_time_limit(laptop: Cluster, words: tuple[str, ...]) -> None:
-    limit = ("machine.time_limit_min=1", "job.notice_s=57", "tracking=none")
+    limit = ("machine.time_limit_min=1", "job.notice_s=50", "tracking=none")
 
     done = laptop.fairlead("launch", "job=command", *limit, f'job.command=[bash,-c,"{SAVES}"]', *words)
 
@@ -173,9 +204,9 @@ def test_job_on_this_machine_goes_on_after_its_time_limit(laptop: Cluster, words
 
 
 def test_trainer_on_this_machine_goes_on_from_what_it_saved_at_its_time_limit(laptop: Cluster) -> None:
-    limit = ("machine.time_limit_min=1", "job.notice_s=30", "train.epochs=30", "data.set=iris", "model=mlp")
+    limit = ("machine.time_limit_min=1", "job.notice_s=20", "train.epochs=30", "data.set=iris", "model=mlp")
 
-    laptop.fairlead("launch", "experiment=digits", *limit, "train.batch_size=20", *laptop.probe(first_s=0.2))
+    laptop.fairlead("launch", "experiment=digits", *limit, "train.batch_size=20", *laptop.probe(first_s=0.4))
 
     (run,) = (path.parent for path in (laptop.work / "runs").glob("*/spec.json"))
     first, second = attempts(run)

@@ -11,6 +11,12 @@ from pathlib import Path
 import pytest
 
 from launchers.host import working
+from launchers.plan import plans_document
+from launchers.programs.words import Installed
+from launchers.run_folder.record import Run, append_line, write_json
+from tests.launchers.attempted import Start, ended
+from tests.launchers.supervised import outcome
+from tests.plans import plan_of_run, pool_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,3 +129,19 @@ working.lay_out(Path(sys.argv[1]), Path(sys.argv[2]))
     assert seen(mine) == seen(snapshot)
     working.clear(snapshot, mine)
     assert not mine.exists()
+
+
+def test_attempt_that_ends_before_its_ranks_leaves_no_copy(workdir: Path, start: Start) -> None:
+    run = Run(workdir / "runs" / "d-1")
+    (run.code / "project").mkdir(parents=True)
+    (run.code / "project" / "train.py").write_text("print(1)")
+    gone = Installed(folder=str(workdir / "gone" / "modules"), digest="", start=())
+    plan = plan_of_run(run, pool_plan(("true",), cwd="project", installed=gone))
+    write_json(run.plan, plans_document([plan]))
+    write_json(run.spec, {"name": "d"})
+    append_line(run.members_file, {"index": 0, "point": {}, "sections": {}})
+
+    assert ended(start(run)) == 1
+
+    assert outcome(run)["cause"] == "site" and "what was installed of job.source" in outcome(run)["message"]
+    assert not run.member(0).project.exists()

@@ -81,7 +81,7 @@ def train(
     hand = Hand(source(STEPS * passes))
     for step in range(STEPS):
         if step in EVALUATED:
-            evaluate(run, Hand(source(EVALUATION)))
+            evaluate(run, Hand(source(EVALUATION)), clock)
         loop.await_data(run, hand, passes)
         for micro in range(passes):
             if micro:
@@ -91,12 +91,13 @@ def train(
         clock.now_s += step_s(step)
 
 
-def evaluate(run: Any, hand: Hand) -> None:
+def evaluate(run: Any, hand: Hand, clock: Clock) -> None:
     run.told.begin()
     while True:
         loop.await_data(run, hand)
         if hand.next() is None:
             break
+        clock.now_s += EVERY_S / 30
     run.told.begin()
 
 
@@ -106,6 +107,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(told, "FIRST_CALLS", FIRST_CALLS)
     monkeypatch.setattr(told, "time", clock)
     return clock
+
+
+def test_awaited_after_an_evaluation_steps_are_asked_by_their_own_pace(clock: Clock) -> None:
+    """The batches of an evaluation are quick: as many long steps would go by before a notice is heard."""
+    one = Told(Alone(0, 2))
+
+    def made(count: int, each_s: float) -> list[int]:
+        found = []
+        for _ in range(count):
+            assert not one.heard() and not one.ask(False)
+            found.append(one.ahead)
+            clock.now_s += each_s
+        return found
+
+    assert made(2 * FIRST_CALLS, 4 * AT_ONCE_S)[-1] == 0
+    one.begin()
+    assert max(made(60, EVERY_S / 20)) == 20
+    one.begin()
+    assert set(made(20, 4 * AT_ONCE_S)) == {0}
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3])

@@ -55,6 +55,19 @@ def test_hand_of_data_that_end_holds_those_there_are() -> None:
     assert hand.next() is None
 
 
+def test_hand_data_that_cannot_be_read_leave_nothing_that_a_later_notice_breaks_off() -> None:
+    def fails(number: int) -> None:
+        raise OSError("gone")
+
+    notice = Notice()
+    with pytest.raises(OSError, match="gone"):
+        Hand(batches(3, fails)).fill(WANTED, 0, notice)
+
+    notice.take(signal.SIGTERM, None)
+
+    assert notice.given and notice.broken is None
+
+
 @pytest.mark.parametrize(("number", "needed"), list(itertools.product(range(WANTED), range(WANTED))))
 def test_hand_notice_breaks_a_wait_off_once_there_is_what_is_needed(number: int, needed: int) -> None:
     notice = Notice()

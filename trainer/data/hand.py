@@ -28,14 +28,16 @@ class Hand:
         """Wait until `wanted` batches are in hand, or all there are. A notice breaks that off where as many are in hand
         as are `needed` all the same; after a notice only these are waited for."""
         try:
-            while not self._is_over:
-                notice.breaks = len(self._held) >= needed
-                if len(self._held) >= (needed if notice.given else wanted):
-                    break
-                self._take()
-            notice.breaks = False
+            try:
+                while not self._is_over:
+                    notice.breaks = len(self._held) >= needed
+                    if len(self._held) >= (needed if notice.given else wanted):
+                        break
+                    self._take()
+            finally:
+                notice.breaks = False
         except Broken as broken:
-            notice.breaks, notice.broken = False, broken
+            notice.broken = broken
 
     def next(self) -> Batch | None:
         """The next batch in hand; None where there is none, which is at the end."""

@@ -23,7 +23,8 @@ EVERY_S = 0.25
 """A question goes out so often at most. It takes 0.1 ms of a core, but where ranks and cores are as many it keeps them
 from each other: asked every 0.05 s, steps of 2 ms took 5 % longer (tests/benchmarks/NOTES.md)."""
 AHEAD_BYTES = 16 * 2**20
-"""Of the data that a rank has beforehand for the steps between two questions, where that is more than one step."""
+"""Of the data that a rank has beforehand for the steps between two questions, where that is more than one step; it has
+those of one step more."""
 FIRST_CALLS = 100
 """Each of which is answered at once: the first steps compile and fill caches, and say little of those that follow."""
 
@@ -34,7 +35,7 @@ class Told:
 
     def __init__(self, group: Group) -> None:
         self._group = group.apart()  # a question must not hold up gradients, nor wait behind them
-        self._calls = self._asked = 0
+        self._calls = self._asked = self._begun = 0
         self._asked_s = time.monotonic()
         self._next = Question(1, at_once=True)
         self._every, self._at_once = 1, True
@@ -55,8 +56,11 @@ class Told:
         return max(self.lag, Question(self._every, self._at_once).lag(0))
 
     def begin(self) -> None:
-        """All ranks begin something else, for which they have nothing prepared: the next answer is waited for."""
-        self._next = Question(self._calls + 1, at_once=True)
+        """All ranks begin something else, for which they have nothing prepared, and whose steps take another time: the
+        next answers are waited for, and the first of them says nothing of that time."""
+        self._next, self._every, self._at_once = Question(self._calls + 1, at_once=True), 1, True
+        self._begun = self._asked = self._calls
+        self._asked_s = time.monotonic()
 
     def heard(self) -> bool:
         """Whether some rank said yes in a question of an earlier step."""
@@ -65,7 +69,7 @@ class Told:
         (values, question), self._open = self._open, None
         question.wait()
         told, slowest_s, step_bytes = values.tolist()
-        if self._calls >= FIRST_CALLS:
+        if self._calls >= FIRST_CALLS and self._calls > self._begun + 1:
             self._at_once = slowest_s > AT_ONCE_S
             fits = min(int(EVERY_S / max(slowest_s, 1e-6)), int(AHEAD_BYTES / max(step_bytes, 1)))
             self._every = max(1, min(2 * self._every, fits))
