@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -43,6 +44,8 @@ class Notice:
         """Whether a notice breaks off what this process does now: waits for data, and changes nothing."""
         self.broken: Broken | None = None
         """Kept with what it broke off: data loader processes that hang would be waited for where that is cleared."""
+        self.weighed = threading.Event()
+        """How much time a notice leaves has been found out, or that nobody knows (checkpoints/deadline.py)."""
         self._deadline: float | None = None
 
     @property

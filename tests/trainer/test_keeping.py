@@ -46,6 +46,17 @@ Costs.durable_s = property(lambda self: 20.0)
 Saver.expected_s = lambda self: 5.0 if self._under_way else None
 """
 """A save takes 20 s and the one under way 5 s more, however busy the machine is: with the margin both need 31.25 s."""
+LATE = """
+import threading, time
+from trainer.checkpoints import limits
+read = limits.read
+def late(attempt):
+    if threading.current_thread().name == "deadline":
+        time.sleep(0.3)
+    return read(attempt)
+limits.read = late
+"""
+"""What a signal leaves is read only when the step has long ended."""
 
 
 def patched(code: str) -> tuple[str, str]:
@@ -88,9 +99,10 @@ def allow(member: Member, **notice_s: float) -> None:
     [
         (SLOW_DISK, 60.0, "save", 12),
         (SLOW_DISK + MEASURED, 21.0, "finish", 10),
+        (SLOW_DISK + MEASURED + LATE, 21.0, "finish", 10),
         (STUCK_DISK + MEASURED, 6.0, "leave", 5),
     ],
-    ids=["save", "finish", "leave"],
+    ids=["save", "finish", "finish, known late", "leave"],
 )
 def test_told_to_leave_a_run_keeps_what_fits_into_the_grace_time(
     member: Make, code: str, grace_s: float, how: str, kept: int

@@ -57,3 +57,4 @@ def _watch(reading: int, notice: Notice, grace_s: Callable[[int], float | None],
             given_s = grace_s(number)
             if given_s is not None:
                 notice.due(time.monotonic() + given_s)
+            notice.weighed.set()

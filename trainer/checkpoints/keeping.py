@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FIRST_LOOK = 3
 """Steps after which it is known how long one takes."""
+WEIGHED_S = 2.0
+"""So long it may take to find out how much time a notice leaves."""
 PATIENCE_S = (5, 15, 30, 60, 120)
 """Pauses between the tries to write the last checkpoint of a run: all its work stands in it."""
 PARTINGS: tuple[Parting, ...] = get_args(Parting)
@@ -180,6 +182,8 @@ def leave(run: Run) -> None:
     Raises Left where not even a save that is under way can be waited for.
     """
     saver, step = run.keeper.saver, run.progress.step
+    if run.notice.given:  # a thread may be slow to find out on a busy machine
+        run.notice.weighed.wait(WEIGHED_S)
     means = Means(run.notice.left_s(), saver.costs.durable_s, saver.expected_s())
     how = PARTINGS[run.group.first(PARTINGS.index(parting(means)))]
     if how == "save":
