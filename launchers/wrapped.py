@@ -26,9 +26,9 @@ class Wrapping:
 
     log_bytes: int
     max_processes: int
-    max_disk_bytes: int | None
-    """On one disk; None is half of one that is nearly full."""
     progress_s: float
+    max_disk_bytes: int | None = None
+    """On one disk; None is half of one that is nearly full, as for runs frozen before there was a limit."""
     secrets: Mapping[str, Literal["env", "file"]] = field(default_factory=dict)
     """How each reaches the program; the values come from the supervisor."""
 

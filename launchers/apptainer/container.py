@@ -27,9 +27,9 @@ DEVICE_VARIABLES = (
 PREFIX = "APPTAINERENV_"
 """Of variables that are set inside, and mean nothing outside."""
 HOME = "/home/fairlead"
+"""An empty folder on node-local disk: programs want a home for their caches, and yours is not theirs."""
 MOUNTS = ("BIND", "BINDPATH", "MOUNT", "OVERLAY", "OVERLAYIMAGE")
 """What Apptainer mounts because a variable of this name says so, behind its prefix."""
-"""An empty folder on node-local disk: programs want a home for their caches, and yours is not theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
