@@ -51,7 +51,11 @@ NO_MEMORY = "{} when the node had no memory left: that is how Linux makes room"
 CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS)
 DEATHS = {signal.strsignal(number) or "": int(number) for number in CRASHES}
 """srun's words for a task that a signal killed; of the other signals it may be the sender."""
-FIRST_TASK = re.compile(rf"srun: error: (\S+): tasks? (\d+)\S*: (?:Exited with exit code (\d+)|({'|'.join(DEATHS)}))?")
+TASK = re.compile(rf"srun: error: (\S+): tasks? (\d+)\S*: (?:Exited with exit code (\d+)|({'|'.join(DEATHS)}))?")
+SRUN_ENDS_IT = re.compile(r"^srun: (?:forcing job termination|Job step aborted)", re.MULTILINE)
+"""From here on tasks were killed by srun, which was told to."""
+KILLED_FIRST = frozenset(CRASHES) - {signal.SIGABRT}
+"""What a rank that only lost its peers does not die of; NCCL's watchdog aborts it then."""
 GO_ON = "fairlead retry {{job}} [KEY=VALUE ...] goes on from the newest checkpoint: {}"
 REMEDIES = {
     "hang": "see what it did last (stacks-<rank>.txt of the attempt, or its log); if it may be silent for so long, "
@@ -267,14 +271,22 @@ def _signal_of(code: int) -> int | None:
     return -code if code < 0 else code - 128 if 128 < code < 160 else None
 
 
+def tasks_of(said: str) -> list[Task]:
+    """Ranks that left with an error, in the order in which srun told of them; of several in a line the first."""
+    return [
+        Task(host, int(rank), int(code) if code else -DEATHS[death] if death else None)
+        for host, rank, code, death in TASK.findall(said)
+    ]
+
+
 def _first_task(step_text: str, offset: int) -> Task:
-    """The first rank that srun saw leave: srun takes the others down for it and itself exits with the highest code,
-    which is often theirs (143)."""
-    found = FIRST_TASK.search(step_text)
-    if found is None:
-        return Task()
-    code = int(found[3]) if found[3] else -DEATHS[found[4]] if found[4] else None
-    return Task(found[1], offset + int(found[2]), code)
+    """The first rank that srun saw leave: the others are taken down for it, and srun itself exits with the highest
+    code, which is often theirs (143). A rank that was killed may be seen after a peer that lost it."""
+    by_itself = tasks_of(SRUN_ENDS_IT.split(step_text)[0])
+    first = next(iter(by_itself or tasks_of(step_text)), Task())
+    killed = (task for task in by_itself if task.code is not None and _signal_of(task.code) in KILLED_FIRST)
+    found = first if first.code == EX_TEMPFAIL else next(killed, first)
+    return found if found.rank is None else found._replace(rank=offset + found.rank)
 
 
 def _line_with(what: re.Pattern[str], text: str) -> str:

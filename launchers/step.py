@@ -37,6 +37,8 @@ class Step:
     """Text of rank.sh: one rank's names, then `program`."""
     scratch: str | None
     """Folder on each node's own disk that the container writes to; removed after the attempt."""
+    name: str = ""
+    """What Slurm calls it."""
     script: str = "rank.sh"
     """Name of its file."""
     cluster: Cluster = NOBODY
@@ -86,6 +88,7 @@ def step_of(
         program=program,
         rank_script=rank_script(plan, of.pool, env, all_pools, rank),
         scratch=of.scratch if boxed else None,
+        name=of.step_name,
         script=of.script,
         rank_end=wrapped.end_script(of.place, unit.first_rank if unit else 0) if plan.wrapping else "",
         private=private,
@@ -133,6 +136,10 @@ class _Attempt:
     def cwd(self) -> str:
         """Where the program starts: a folder of its own is below the member's."""
         return str(self.member_dir / (self.pool.cwd or ""))
+
+    @property
+    def step_name(self) -> str:
+        return step_name(self.plan, self.member, self.unit)
 
     @property
     def script(self) -> str:
@@ -228,7 +235,8 @@ def _pool_hosts(plan: Plan, pool: PoolPlan, hosts: tuple[str, ...], own: Sequenc
 def _srun(of: _Attempt) -> tuple[str, ...]:
     """srun's options, each restated: since 22.05 srun does not inherit cpus-per-task, and a default
     binding or an MPI plug-in can end a step before the program starts (manual page of srun). The environment has the
-    chief's memory per node, which would hold for every pool's steps (measured)."""
+    chief's memory per node, which would hold for every pool's steps (measured). Who ends a step of which one rank has
+    left is srun.py, also where a site's KillOnBadExit or WaitTime would."""
     plan, pool, unit = of.plan, of.pool, of.unit
     log = str(of.dir).replace("%", "%%") + (f"/step-{unit.name}.log" if unit else "/rank-%t.log")
     which: tuple[str, ...] = ()
@@ -247,10 +255,11 @@ def _srun(of: _Attempt) -> tuple[str, ...]:
         "--distribution=block",
         "--cpu-bind=none",
         "--mpi=none",
-        "--kill-on-bad-exit=1",
+        "--kill-on-bad-exit=0",
+        "--wait=0",
         "--unbuffered",
         "--input=none",
-        f"--job-name={plan.job}",
+        f"--job-name={of.step_name}",
         f"--output={log}",
         f"--error={log}",
         *((f"--task-epilog={of.dir}/{end_name(unit)}",) if plan.wrapping else ()),
@@ -258,8 +267,8 @@ def _srun(of: _Attempt) -> tuple[str, ...]:
 
 
 def step_name(plan: Plan, member: int, unit: Unit | None = None) -> str:
-    """What the step of a member in a held allocation is called, by which it is told from others; of several pools that
-    of a unit, or how the names of all of them begin."""
+    """What the step of a member is called, by which it is told from others of its allocation; of several pools that of
+    a unit, or how the names of all of them begin."""
     if len(plan.pools) > 1:
         return f"{plan.job}.{member}.{unit.name if unit else ''}"
     return f"{plan.job}.{member}"
@@ -272,8 +281,8 @@ def end_name(unit: Unit | None) -> str:
 
 def _within(of: _Attempt) -> tuple[str, ...]:
     """What a step in a held allocation says besides, so that it takes its own part and no more. Which nodes is added
-    when it is its turn (held.py)."""
+    when it is its turn (host/srun.py)."""
     if of.plan.launcher != "pool":
         return ()
     mem = () if of.unit else (f"--mem={of.plan.sbatch['mem']}",)
-    return ("--exact", *mem, f"--job-name={step_name(of.plan, of.member, of.unit)}")
+    return ("--exact", *mem)

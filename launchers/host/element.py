@@ -65,13 +65,11 @@ SHELL_STEP = "fairlead-shell"
 """A user's own step beside the ranks (`fairlead shell`), whom signals for them do not concern."""
 
 
-def steps_of(job: str, components: Sequence[str] = ()) -> list[str]:
-    """The steps of a job that run, but for the batch step and a user's shell; none where Slurm does not say. A
-    heterogeneous job has further components, whose steps bear their own number alone (measured)."""
+def steps_of(job: str) -> list[str]:
+    """The steps of a job that run, but for the batch step and a user's shell; none where Slurm does not say."""
     with contextlib.suppress(CommandError):
-        running = scheduler.running_steps([job, *components])
-        named = [step.rpartition(".") for step, name in running if name != SHELL_STEP]
-        return [f"{own if components else job}.{number}" for own, _, number in named if number.isdigit()]
+        named = [step.rpartition(".") for step, name in scheduler.running_steps([job]) if name != SHELL_STEP]
+        return [f"{job}.{number}" for _, _, number in named if number.isdigit()]
     return []
 
 

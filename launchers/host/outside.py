@@ -20,8 +20,7 @@ from pathlib import Path
 
 from launchers.command import output_of
 from launchers.errors import CommandError
-from launchers.host.held import where
-from launchers.host.ranks import is_on_one_host, on_every_node
+from launchers.host.every_node import is_on_one_host, on_every_node, where
 from launchers.parts import numbers, ranges
 from launchers.plan import Plan
 from launchers.queue.in_pool import Place

@@ -1,27 +1,24 @@
-"""Start the ranks of one attempt and wait for them: srun on Slurm, processes on this machine.
+"""Start the ranks of one attempt as processes of this machine, and wait for them.
 
-Both are a `Ranks` to the supervisor: started, told something, waited for. Why they ended is outcome.py's.
+To the supervisor they are a `Ranks`, as a step of Slurm's is (srun.py): started, told something, waited for. Why they
+ended is outcome.py's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from launchers.command import output_of
-from launchers.errors import CommandError
-from launchers.host.element import own_id, steps_of
 from launchers.host.guard import Guard
 from launchers.host.settling import settle
 from launchers.layout import Unit
-from launchers.plan import Plan, PoolPlan
+from launchers.plan import PoolPlan
 from launchers.run_folder.log_parts import files_of
 from launchers.run_folder.record import Attempt
 from launchers.step import Step
@@ -31,6 +28,8 @@ DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 """A rank whose supervisor is killed must not go on writing checkpoints beside the next attempt's (util-linux). In a
 container it takes more (guard.py)."""
 KILL_AFTER_S = 30.0
+NOTICES = (signal.SIGTERM, signal.SIGUSR2)
+"""What tells a program to save and leave."""
 SETTLED_S = 10.0
 """So long what stands beside the ranks (piped.py) may take to clean up after them; it needs a tenth of that."""
 
@@ -66,56 +65,6 @@ class Ranks(Protocol):
 
     def wait(self) -> int:
         """Exit status of the whole: 0 when every rank's is, else that of the first that failed."""
-
-
-class SlurmStep:
-    """All ranks as one srun step of the allocation this process runs in."""
-
-    first_rank: int | None = None
-    blame = ""
-    offset = 0
-
-    def __init__(self, step: Step, attempt: Attempt, env: Mapping[str, str], log: str = "srun.log") -> None:
-        self.said = (attempt.path / log,)
-        with self.said[0].open("ab") as log_file:
-            self._srun = subprocess.Popen(
-                step.argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=log_file, stderr=subprocess.STDOUT
-            )
-        self._job = own_id(env)
-        further = (name for name in env if re.fullmatch("SLURM_JOB_ID_HET_GROUP_[1-9][0-9]*", name))
-        self._components = sorted(env[name] for name in further)
-
-    def processes(self) -> Mapping[int, int]:
-        return {}
-
-    def tell(self, number: signal.Signals) -> None:
-        """By scancel, which signals the tasks themselves (measured: each sees it once or twice).
-
-        The steps, not the job: where other elements of its array wait, Slurm 22.05 signals the job and then says that
-        it cannot be altered now, so that scancel signals it again and again for a minute and more.
-        """
-        argv = [
-            "scancel",
-            f"--signal={number.name.removeprefix('SIG')}",
-            *(steps_of(self._job, self._components) or [self._job]),
-        ]
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            # of a component's steps it says that there is no such job, and signals them (measured)
-            quiet = subprocess.DEVNULL if self._components else None
-            subprocess.run(argv, timeout=30, check=False, stdin=subprocess.DEVNULL, stderr=quiet)
-
-    def give_notice(self, number: signal.Signals) -> None:
-        self.tell(number)
-
-    def kill(self) -> None:
-        """Through srun, which turns a SIGTERM of its own into a SIGKILL of its tasks (srun(1), «Signals»), and so
-        of this step alone: `scancel --signal=KILL` may take the whole job."""
-        self._srun.terminate()
-
-    def wait(self) -> int:
-        while (code := self._srun.poll()) is None:
-            time.sleep(POLL_S)
-        return code
 
 
 class Processes:
@@ -162,15 +111,15 @@ class Processes:
         _send(self._ranks, number)
 
     def give_notice(self, number: signal.Signals) -> None:
-        self._noticed = self._noticed or number == signal.SIGTERM
+        self._noticed = self._noticed or number in NOTICES
         _send(self._ranks, number)
 
     def kill(self) -> None:
         _send(self._ranks, signal.SIGKILL)
 
     def wait(self) -> int:
-        """As srun with --kill-on-bad-exit: one bad rank takes the others down, after a word of warning. One that has
-        saved and leaves is none after a notice: who gave that ends those that stay."""
+        """As srun.py's: one rank that leaves with an error takes the others down, after a word of warning. One that has
+        saved is none after a notice: who gave that ends those that stay."""
         code = 0
         while running := [p for p in self._ranks if p.poll() is None]:
             code = code or self._first_failure()
@@ -207,32 +156,6 @@ def _send(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> N
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-
-
-def remove_folders(folders: Sequence[str], plan: Plan) -> None:
-    """Leave no node with what an attempt had on its own disk and in its memory. A node that is gone keeps it."""
-    if is_on_one_host(plan):
-        with contextlib.suppress(CommandError):  # Python leaves what the kernel's overlay makes unreadable
-            output_of(["rm", "-rf", "--", *folders], timeout_s=60)
-        return
-    for group, everywhere in on_every_node(plan):
-        mem = [] if group is None else [f"--mem={plan.pools[group].mem}"]
-        with contextlib.suppress(CommandError):
-            output_of(["srun", *everywhere, *mem, "rm", "-rf", "--", *folders], timeout_s=60)
-
-
-def is_on_one_host(plan: Plan) -> bool:
-    """Whether all ranks are sure to run on the host of their supervisor."""
-    return plan.launcher == "local" or (plan.launcher == "slurm" and sum(pool.nodes for pool in plan.pools) == 1)
-
-
-def on_every_node(plan: Plan) -> Iterator[tuple[int | None, list[str]]]:
-    """srun's options for a task on each node of an attempt; of each component of a heterogeneous job by itself."""
-    for group in dict.fromkeys(pool.place.group for pool in plan.pools):
-        nodes = sum(pool.nodes for pool in plan.pools if pool.place.group == group)
-        which = [] if group is None else [f"--het-group={group}"]
-        each = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
-        yield group, [*which, *each]
 
 
 def last_lines(log: Path, lines: int = 20) -> list[str]:

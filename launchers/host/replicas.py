@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from launchers.host.ranks import KILL_AFTER_S, Ranks, SlurmStep, tail
+from launchers.host.ranks import KILL_AFTER_S, NOTICES, Ranks, tail
 from launchers.layout import Unit
 from launchers.outcome import NODE_FAILURE, way_out
 from launchers.run_folder.record import Attempt, append_line
@@ -22,7 +22,6 @@ from launchers.run_folder.record import Attempt, append_line
 LAST_PAUSE_S = 16.0
 GONE_S = 60.0
 """How long a step may take that was killed."""
-NOTICES = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Replicas:
@@ -73,11 +72,9 @@ class Replicas:
             ranks.give_notice(number)
 
     def _to_be_told(self, number: signal.Signals) -> list[Ranks]:
-        """Slurm's are told all at once."""
         if number in NOTICES:
             self._told.set()
-        running = list(self._running.values())
-        return running[:1] if running and isinstance(running[0], SlurmStep) else running
+        return list(self._running.values())
 
     def kill(self) -> None:
         self._killed = True

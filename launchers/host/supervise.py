@@ -22,9 +22,9 @@ from types import FrameType
 from typing import Any
 
 from launchers.errors import FairleadError
-from launchers.host import element, elsewhere, held, limits
+from launchers.host import element, elsewhere, limits
+from launchers.host.every_node import remove_folders
 from launchers.host.policy import Course, allowed, decided, often_enough, pause_s, suspect
-from launchers.host.ranks import remove_folders
 from launchers.host.reserve import free_space
 from launchers.host.trying import Try
 from launchers.outcome import DONE, EX_TEMPFAIL, FINAL, Outcome, State
@@ -89,8 +89,7 @@ class Supervisor:
             outcome = self._limited(outcome)
             self._write(attempt, outcome)
             step = step_of(self.plan, self.member.index, attempt.number)
-            remove = held.remove_folders if self.plan.launcher == "pool" else remove_folders
-            remove(step.folders, self.plan)  # after the outcome: Slurm may end this process while it cleans
+            remove_folders(step.folders, self.plan)  # after the outcome: Slurm may end this process while it cleans
             if outcome.state == "REQUEUED":
                 return self._requeue(attempt, outcome)
             if outcome.state != "RESTARTED":

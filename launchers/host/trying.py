@@ -18,12 +18,12 @@ from conf.masking import masked
 from launchers.cluster import Located, hostfile
 from launchers.contract import HOSTFILE, LOCATED
 from launchers.errors import FairleadError, SiteError
-from launchers.host import element, exporting, heir, limits, memory, working
+from launchers.host import element, exporting, heir, limits, memory, srun, working
 from launchers.host.client_masking import ClientMasking
-from launchers.host.held import HeldStep
+from launchers.host.every_node import is_on_one_host
 from launchers.host.memory_limit import MemoryLimit
 from launchers.host.place import located, told_of_pools
-from launchers.host.ranks import Processes, Ranks, SlurmStep, is_on_one_host, last_lines, tail
+from launchers.host.ranks import Processes, Ranks, last_lines, tail
 from launchers.host.replicas import Replicas
 from launchers.host.reserve import reserve_space, why_not_writable
 from launchers.host.secret_values import values_of, variables_of
@@ -44,7 +44,7 @@ from launchers.run_folder.record import (
     write_json,
     write_text,
 )
-from launchers.step import Start, end_name, step_name, step_of
+from launchers.step import Start, end_name, step_of
 
 if TYPE_CHECKING:
     from launchers.host.judge import Judge
@@ -170,9 +170,9 @@ class Try:
                 write_text(path, text)
                 path.chmod(0o700)
         if self.plan.launcher == "slurm":
-            return SlurmStep(step, self.attempt, env, f"srun-{unit.name}.log" if unit else "srun.log")
+            return srun.in_own_job(step, self.attempt, env, self.signals, unit)
         if self.plan.launcher == "pool":
-            return HeldStep(step, self.attempt, env, step_name(self.plan, self.member.index, unit), unit)
+            return srun.in_held(step, self.attempt, env, unit)
         return Processes(step, self.attempt, env, self.plan.pools[unit.pool if unit else 0], unit)
 
     def _several(self, params: Mapping[str, Any], env: Mapping[str, str], where: Located) -> Replicas:

@@ -25,6 +25,8 @@ for t in range(tasks):
 with open(os.environ["FAKE_PIDS"] + ".tmp", "w") as f:
     f.write(" ".join(str(c.pid) for c in children))
 os.replace(f.name, os.environ["FAKE_PIDS"])
+with open(os.environ["FAKE_PIDS"] + ".name", "w") as f:
+    f.write(options["job-name"])
 def force(*_):
     print("srun: forcing job termination", flush=True)
     [c.kill() for c in children if c.poll() is None]
@@ -35,23 +37,25 @@ while any(c.poll() is None for c in children):
         if c.poll() and not code:
             code = c.returncode if c.returncode > 0 else 128 - c.returncode
             print(f"srun: error: n{t // each + 1}: task {t}: Exited with exit code {code}", flush=True)
-            if code != 75:
-                [o.kill() for o in children if o.poll() is None]
     time.sleep(0.02)
 codes = [c.returncode for c in children if c.returncode]
 sys.exit(code or (codes[0] if codes else 0))
 """
 FAKE_SCANCEL = """
-import signal, time
+import contextlib, signal, time
 while not os.path.exists(os.environ["FAKE_PIDS"]):  # ranks may be ready before srun has written down who they are
     time.sleep(0.02)
 number = next(a.partition("=")[2] for a in sys.argv if a.startswith("--signal="))
 for pid in open(os.environ["FAKE_PIDS"]).read().split():
-    os.kill(int(pid), getattr(signal, "SIG" + number))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(pid), getattr(signal, "SIG" + number))
 """
 STEPS = """
 if "--steps" in sys.argv:
-    print("40_1.batch 40_1.extern 40_1.3", sep="\\n")
+    name = os.environ["FAKE_PIDS"] + ".name"
+    named = {"batch": "batch", "extern": "extern", "2": "fairlead-shell", "4": "its-own"}
+    named |= {"3": open(name).read()} if os.path.exists(name) else {}
+    print(*(f"40_1.{step}|{said}" for step, said in named.items()), sep="\\n")
     sys.exit()
 """
 SCONTROL = """

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from launchers.errors import CommandError
-from launchers.host import held, outside, ranks
+from launchers.host import every_node, outside
 from launchers.layout import Place
 from launchers.plan import Plan
 from launchers.queue.in_pool import VARIABLE
@@ -43,7 +43,7 @@ def test_attempt_on_one_host_is_looked_at_and_cleaned_without_slurm(attempt: Pat
         one = plan(attempt, launcher, *pools)
 
         outside.look_everywhere(one, attempt, [0, 1])
-        ranks.remove_folders([str(attempt / "scratch")], one)
+        every_node.remove_folders([str(attempt / "scratch")], one)
 
     assert asked(fakes) == [] and not (attempt / "scratch").exists()
 
@@ -52,7 +52,7 @@ def test_pools_of_one_allocation_are_all_its_nodes(attempt: Path, fakes: Any) ->
     shared = plan(attempt, "slurm", (1, Place()), (2, Place(first_rank=1, first_node=1)))
 
     outside.look_everywhere(shared, attempt, [0, 1])
-    ranks.remove_folders(["/tmp/x"], shared)
+    every_node.remove_folders(["/tmp/x"], shared)
 
     assert asked(fakes) == [["--mem=0", "--nodes=3", "--ntasks=3"], ["--nodes=3", "--ntasks=3"]]
 
@@ -62,7 +62,7 @@ def test_pools_of_a_heterogeneous_job_are_each_asked_for_by_its_component(attemp
     apart = plan(attempt, "slurm", (1, places[0]), (2, places[1]))
 
     outside.look_everywhere(apart, attempt, [0, 2])
-    ranks.remove_folders(["/tmp/x"], apart)
+    every_node.remove_folders(["/tmp/x"], apart)
 
     of_each = [["--het-group=0", "--nodes=1", "--ntasks=1"], ["--het-group=1", "--nodes=2", "--ntasks=2"]]
     assert asked(fakes) == [
@@ -89,7 +89,7 @@ def test_member_of_a_held_allocation_is_on_its_own_nodes_alone(
     mine = plan(attempt, "pool", (1, Place()))
 
     outside.look_everywhere(mine, attempt, [0])
-    held.remove_folders(["/tmp/x"], mine)
+    every_node.remove_folders(["/tmp/x"], mine)
 
     own = ["--jobid=77", "--nodelist=n3"]
     assert asked(fakes) == [[*own, "--mem=0", "--nodes=1", "--ntasks=1"], [*own, "--nodes=1", "--ntasks=1"]]

@@ -197,6 +197,35 @@ def test_classify_rank_that_was_killed_is_named_and_not_the_peer_that_lost_it() 
     assert outcome.message == "killed by signal 9 (Killed)"
 
 
+PEER, KILLED = "srun: error: n1: task 0: Exited with exit code 1\n", "srun: error: n2: task 1: Killed\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "rank", "code"),
+    [
+        (PEER + KILLED, 1, -9),
+        (PEER + "srun: error: n2: task 1: Exited with exit code 137\n", 1, 137),
+        (PEER + "srun: error: n2: task 1: Aborted\n", 0, 1),
+        (PEER + "srun: error: n2: task 1: Terminated\n", 0, 1),
+        (PEER + "srun: forcing job termination\n" + KILLED, 0, 1),
+        (PEER.replace("code 1", "code 75") + KILLED, 0, 75),
+        ("srun: Job step aborted: Waiting up to 32 seconds\n" + KILLED + PEER, 1, -9),
+    ],
+    ids=["after", "in-a-container", "aborted", "told", "by-us", "saved", "all-aborted"],
+)
+def test_classify_rank_that_was_killed_is_looked_for_behind_the_peer_that_srun_told_of_first(
+    said: str, rank: int, code: int
+) -> None:
+    """Both on one host: whose end srun hears of first is chance."""
+    echo = error(0, 1.0, cause="rendezvous", type="RuntimeError", message="Connection closed by peer")
+
+    outcome = classify(Evidence(exit_code=137, step_text=said, rank_errors=[echo] if rank else []))
+
+    assert (outcome.first_rank, outcome.exit_code) == (rank, code)
+    if rank:
+        assert (outcome.cause, outcome.host) == ("crash", "n2")
+
+
 def test_classify_rank_that_hung_is_named_with_its_stack() -> None:
     outcome = classify(Evidence(exit_code=-9, hung=HUNG, tails={2: ["step 3"]}))
 

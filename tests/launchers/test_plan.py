@@ -61,7 +61,14 @@ def test_plan_accelerator_without_a_type_asks_for_any_gpu() -> None:
 def test_plan_step_has_the_shape_of_the_machine() -> None:
     argv = step_of(planned(composed(*TWO_BY_TWO)), 0, 0).argv
 
-    assert {"--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=1", "--kill-on-bad-exit=1"} <= set(argv)
+    assert {
+        "--nodes=2",
+        "--ntasks=4",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=1",
+        "--kill-on-bad-exit=0",
+        "--wait=0",
+    } <= set(argv)
 
 
 def test_plan_members_have_folders_of_their_own() -> None:

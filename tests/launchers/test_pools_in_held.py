@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from launchers.config.check import check_all
-from launchers.host.held import HeldStep
 from launchers.host.place import located
+from launchers.host.srun import in_held
 from launchers.plan import Plan, units_of
 from launchers.queue.in_pool import VARIABLE
 from launchers.queue.places import Room, need_of
@@ -51,7 +51,7 @@ def test_units_are_steps_of_their_own_on_their_own_nodes(plan: Plan, fakes: Any)
     attempt = Attempt(make_private(Path(plan.run_dir) / "members/0/attempt-0"))
     for unit in units_of(plan):
         step = step_of(plan, 0, 0, start=Start(located(plan, 0, 0), unit))
-        HeldStep(step, attempt, os.environ, step_name(plan, 0, unit), unit).wait()
+        in_held(step, attempt, os.environ, unit).wait()
 
     calls = [call["argv"] for call in fakes.calls("srun")]
     of_nodes = ("--jobid", "--nodelist", "--nodes", "--mem", "--cpus-per-task", "--relative")

@@ -10,7 +10,7 @@ import pytest
 
 from conf.job_schema import Metrics
 from tests.launchers.attempted import Make, Start, ended, until
-from tests.launchers.stepping import STEPS, slurm_here, tell_ranks
+from tests.launchers.stepping import FAKE_SCANCEL, STEPS, slurm_here, tell_ranks
 from tests.launchers.supervised import SAVE_ON_TERM, STUBBORN, alive, log, maker, outcome, ready
 
 
@@ -69,11 +69,21 @@ def test_supervise_program_that_is_not_ours_is_told_of_the_time_limit_by_sigterm
     assert [c["argv"] for c in on_slurm.calls("scancel")] == [["--signal=TERM", "42.3"]]
 
 
-@pytest.mark.parametrize("squeue", ["sys.exit('Unable to contact slurm controller')", "print('40_1.batch')"])
-def test_supervise_slurm_tells_the_whole_job_when_it_names_no_step(
-    on_slurm: Any, make_run: Make, start: Start, squeue: str
+ONCE = """
+import pathlib
+asked = pathlib.Path(os.environ["FAKE_PIDS"] + ".asked")
+if "--steps" in sys.argv and not asked.exists():
+    asked.touch()
+"""
+
+
+@pytest.mark.parametrize(
+    "said", ["sys.exit('Unable to contact slurm controller')", "sys.exit(print('40_1.batch|batch'))"]
+)
+def test_supervise_slurm_asks_again_where_it_does_not_name_the_step_yet(
+    on_slurm: Any, make_run: Make, start: Start, said: str
 ) -> None:
-    on_slurm.put("squeue", squeue)
+    on_slurm.put("squeue", f"{ONCE}    {said}\n{STEPS}")
     run = make_run(SAVE_ON_TERM, launcher="slurm")
     process = start(run, patch="import launchers.host.element as s; s.REQUEUE_WAIT_S = 0", SLURM_JOB_ID="42")
     until(ready(run))
@@ -82,7 +92,95 @@ def test_supervise_slurm_tells_the_whole_job_when_it_names_no_step(
 
     ended(process)
     assert outcome(run)["state"] == "REQUEUED"
-    assert [c["argv"] for c in on_slurm.calls("scancel")] == [["--signal=USR2", "42"]]
+    assert [c["argv"] for c in on_slurm.calls("scancel")] == [["--signal=USR2", "42.3"]]
+
+
+@pytest.mark.parametrize(
+    ("said", "times"),
+    [
+        ("Kill job error on job step id 42.3: Invalid job id specified", 1),
+        ("Unable to contact slurm controller (connect failure)", 2),
+    ],
+)
+def test_supervise_slurm_signal_that_did_not_get_through_is_sent_again(
+    on_slurm: Any, make_run: Make, start: Start, said: str, times: int
+) -> None:
+    on_slurm.put(
+        "scancel",
+        f"""{FAKE_SCANCEL}
+done = os.environ["FAKE_PIDS"] + ".told"
+if not os.path.exists(done):
+    open(done, "w").close()
+    sys.exit("scancel: error: {said}")
+""",
+    )
+    run = make_run(SAVE_ON_TERM.replace("print(", "time.sleep(3); print("), launcher="slurm")
+    process = start(run, patch="import launchers.host.element as s; s.REQUEUE_WAIT_S = 0", SLURM_JOB_ID="42")
+    until(ready(run))
+
+    process.send_signal(signal.SIGUSR2)
+
+    ended(process)
+    assert len(on_slurm.calls("scancel")) == times
+
+
+LEAVES_FIRST = """
+import os, pathlib, signal, sys, time
+first = os.environ["RANK"] == "0"
+def leave(*_):
+    time.sleep(0 if first else 3)
+    print("saved", flush=True)
+    sys.exit(75)
+signal.signal(signal.SIGUSR2, leave)
+signal.signal(signal.SIGTERM, leave)
+pathlib.Path(os.environ["FAIRLEAD_ATTEMPT_DIR"], f"ready-{os.environ['RANK']}").touch()
+time.sleep(60)
+"""
+SOON = "import launchers.host.element as e; e.REQUEUE_WAIT_S = 0; import launchers.host.srun as s; s.KILL_AFTER_S = 1"
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_supervise_slurm_rank_that_saves_for_longer_is_not_ended_where_another_has_left(
+    on_slurm: Any, make_run: Make, start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = make_run(LEAVES_FIRST, ranks=2, launcher="slurm")
+    process = start(run, patch=SOON, SLURM_JOB_ID="42")
+    until(ready(run, 2))
+
+    process.send_signal(number)
+    if number == signal.SIGTERM:
+        tell_ranks(tmp_path)
+
+    ended(process)
+    assert outcome(run)["state"] == "REQUEUED"
+    assert [log(run, rank) for rank in (0, 1)] == ["saved\n", "saved\n"]
+    assert [c["argv"][0] for c in on_slurm.calls("scancel")] == ["--signal=USR2"] * (number == signal.SIGUSR2)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_supervise_slurm_one_bad_rank_takes_the_others_down_after_a_word_of_warning(
+    on_slurm: Any, make_run: Make, start: Start, stubborn: bool
+) -> None:
+    handler = "signal.SIG_IGN" if stubborn else "lambda *_: sys.exit(print('told', flush=True))"
+    program = f"""
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, {handler})
+ready = pathlib.Path(os.environ["FAIRLEAD_ATTEMPT_DIR"], "ready")
+if os.environ["RANK"] == "1":
+    while not ready.exists():
+        time.sleep(0.05)
+    sys.exit(3)
+ready.touch()
+time.sleep(60)
+"""
+    run = make_run(program, ranks=2, launcher="slurm")
+
+    assert ended(start(run, patch=SOON, SLURM_JOB_ID="42")) == 1
+
+    assert (outcome(run)["cause"], outcome(run)["exit_code"], outcome(run)["first_rank"]) == ("user_error", 3, 1)
+    assert [c["argv"] for c in on_slurm.calls("scancel")] == [["--signal=TERM", "42.3"]]
+    said = (run.member(0).attempts()[0].path / "srun.log").read_text()
+    assert (log(run, 0), "forcing job termination" in said) == ("" if stubborn else "told\n", stubborn)
 
 
 def test_supervise_slurm_element_of_an_array_speaks_of_itself_alone(
@@ -185,7 +283,7 @@ asked.touch()
 def test_supervise_slurm_program_is_not_killed_when_nobody_knows_the_limit(
     on_slurm: Any, make_run: Make, start: Start
 ) -> None:
-    on_slurm.put("squeue", "sys.exit('slurm_load_jobs error: Unable to contact slurm controller')")
+    on_slurm.put("squeue", f"{STEPS}sys.exit('slurm_load_jobs error: Unable to contact slurm controller')")
     run = make_run(SAVE_ON_TERM.replace("print(", "time.sleep(2); print("), launcher="slurm", notice_s=1)
     process = start(run, patch="import launchers.host.element as s; s.REQUEUE_WAIT_S = 0", SLURM_JOB_ID="42")
     until(ready(run))

@@ -1,0 +1,175 @@
+"""A member's ranks as one srun step, or those of one unit of several pools: in a job of its own, or among the steps of
+others in a held allocation.
+
+srun says on its standard error how each task left. What follows from that is decided here and not by srun, whose
+--kill-on-bad-exit leaves the others Slurm's KillWait, however much time they were promised. Nothing here may touch the
+allocation: what ends a member ends its own steps, by their names. Why it ended is outcome.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from launchers.command import output_of
+from launchers.errors import CommandError
+from launchers.host.element import own_id
+from launchers.host.every_node import where
+from launchers.host.ranks import DIES_WITH_US, KILL_AFTER_S, NOTICES, POLL_S
+from launchers.layout import Unit
+from launchers.outcome import EX_TEMPFAIL, tasks_of
+from launchers.queue import scheduler
+from launchers.queue.in_pool import Place
+from launchers.queue.slurm import client_environment
+from launchers.run_folder.record import Attempt
+from launchers.step import Step
+
+TELL_EVERY_S = 0.5
+"""A step that was just started is not in Slurm's list yet."""
+TELL_AT_LEAST_S = 10.0
+"""A controller that is away is not asked so often."""
+TOLD_ALREADY = re.compile("Invalid job id|already completing or completed")
+"""What scancel says of a step that is over, and of a component's of a heterogeneous job, which it signals all the same
+(measured)."""
+
+
+class SrunStep:
+    """The running ranks of one step."""
+
+    first_rank: int | None = None
+    blame = ""
+    offset = 0
+
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], log: Path, steps: Callable[[], Sequence[str]],
+        heard: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        """`steps` asks Slurm for the ids of those that run; `heard` grows with the signals that Slurm sends us, and so
+        the ranks, too."""
+        self.said = (log,)
+        self._steps, self._heard = steps, heard
+        self._untold: list[signal.Signals] = []
+        self._next, self._pause_s = 0.0, TELL_EVERY_S
+        self._noticed = False
+        self._end_by = float("inf")
+        self._read = log.stat().st_size if log.exists() else 0
+        with log.open("ab") as out:
+            self._srun = subprocess.Popen(
+                argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            )
+
+    def processes(self) -> Mapping[int, int]:
+        return {}
+
+    def tell(self, number: signal.Signals) -> None:
+        self._untold.append(number)
+        if number == signal.SIGTERM:
+            self._end_by = min(self._end_by, time.monotonic() + KILL_AFTER_S)
+
+    def give_notice(self, number: signal.Signals) -> None:
+        """By scancel of the step, in `wait`, where there is time to try again. It signals the tasks themselves
+        (measured: each sees it once or twice)."""
+        self._noticed = self._noticed or number in NOTICES
+        self._untold.append(number)
+
+    def kill(self) -> None:
+        """Through srun, which turns a SIGTERM of its own into a SIGKILL of its tasks (srun(1), «Signals»), and so
+        of this step alone: `scancel --signal=KILL` may take the whole job."""
+        self._srun.terminate()
+
+    def wait(self) -> int:
+        """One rank that leaves with an error takes the others down, after a word of warning. One that has saved is
+        none after a notice: who gave that ends those that stay."""
+        while (code := self._srun.poll()) is None:
+            self._listen()
+            if self._untold and time.monotonic() >= self._next:
+                self._try_to_tell()
+            if time.monotonic() > self._end_by:
+                self.kill()
+                self._end_by = time.monotonic() + KILL_AFTER_S
+            time.sleep(POLL_S)
+        return code
+
+    def _listen(self) -> None:
+        """Whoever heard a notice may be saving, and is not told once more."""
+        noticed = self._noticed or "SIGTERM" in self._heard
+        bad = [task for task in tasks_of(self._new_lines()) if not (noticed and task.code == EX_TEMPFAIL)]
+        if bad and self._end_by == float("inf"):
+            self._end_by = time.monotonic() + KILL_AFTER_S
+            if not noticed:
+                self._untold.append(signal.SIGTERM)
+
+    def _new_lines(self) -> str:
+        """What srun has said since, in whole lines."""
+        with self.said[0].open("rb") as f:
+            f.seek(self._read)
+            whole, newline, _ = f.read().rpartition(b"\n")
+        self._read += len(whole + newline)
+        return whole.decode(errors="replace")
+
+    def _try_to_tell(self) -> None:
+        self._pause_s = min(2 * self._pause_s, TELL_AT_LEAST_S)
+        number = self._untold[0]
+        with contextlib.suppress(CommandError):
+            if steps := self._steps():
+                _signal(number, steps)
+                self._untold.pop(0)
+                self._pause_s = TELL_EVERY_S
+        self._next = time.monotonic() + (self._pause_s if self._untold else 0.0)
+
+
+def _signal(number: signal.Signals, steps: Sequence[str]) -> None:
+    """The steps, not their job: where other elements of its array wait, Slurm 22.05 signals the job and then says that
+    it cannot be altered now, so that scancel signals it again and again for a minute and more."""
+    argv = ["scancel", f"--signal={number.name.removeprefix('SIG')}", *steps]
+    try:
+        output_of(argv, timeout_s=20, env=client_environment())
+    except CommandError as e:
+        if not TOLD_ALREADY.search(e.output):
+            raise
+
+
+def in_own_job(
+    step: Step, attempt: Attempt, env: Mapping[str, str], heard: Collection[str], unit: Unit | None = None
+) -> SrunStep:
+    """In the job that this process is the batch step of. A heterogeneous one has components, whose steps bear their own
+    number alone (measured)."""
+    job = own_id(env)
+    further = (name for name in env if re.fullmatch("SLURM_JOB_ID_HET_GROUP_[1-9][0-9]*", name))
+    components = sorted(env[name] for name in further)
+
+    def steps() -> list[str]:
+        running = scheduler.running_steps([job, *components])
+        named = [id_.rpartition(".") for id_, name in running if name == step.name]
+        return [f"{own if components else job}.{number}" for own, _, number in named]
+
+    return SrunStep(step.argv, env, _log(attempt, unit), steps, heard)
+
+
+def in_held(step: Step, attempt: Attempt, env: Mapping[str, str], unit: Unit | None = None) -> SrunStep:
+    """In a held allocation, on the nodes that the queue gave the member when it started us (in_pool.py), on the
+    allocation's first host."""
+    place = _of_unit(Place.given(), unit)
+    argv = (*DIES_WITH_US, step.argv[0], *where(place), *step.argv[1:])
+
+    def steps() -> list[str]:
+        return [id_ for id_, name in scheduler.running_steps([place.job]) if name == step.name]
+
+    return SrunStep(argv, env, _log(attempt, unit), steps)
+
+
+def _log(attempt: Attempt, unit: Unit | None) -> Path:
+    return attempt.path / (f"srun-{unit.name}.log" if unit else "srun.log")
+
+
+def _of_unit(place: Place, unit: Unit | None) -> Place:
+    """The nodes of one unit: pools lie behind each other on those of their member."""
+    if unit is None:
+        return place
+    return dataclasses.replace(place, nodes=place.nodes[unit.relative : unit.relative + unit.nodes])
