@@ -18,6 +18,7 @@ from trainer import schedule, score
 from trainer.checkpoints import keeping
 from trainer.checkpoints.keeping import Keeper, is_over, save_if_due
 from trainer.checkpoints.progress import Clock, Progress
+from trainer.data.demand import Demand
 from trainer.data.feed import Feed, Place
 from trainer.data.hand import Hand
 from trainer.data.order import Order, covering
@@ -77,11 +78,11 @@ class Run:
 
 def train(run: Run) -> bool:
     """Train to the last step. False if told to stop before; what was done is saved then, if there is time."""
-    places = upcoming(run)
-    batches = run.training.batches(run.samples.watched(places) if run.samples else places)
+    places, demand = upcoming(run), Demand()
+    batches = run.training.batches(run.samples.watched(places) if run.samples else places, demand)
     if run.profiler:
         batches = run.profiler.begin(run, batches)
-    hand = Hand(batches)
+    hand = Hand(batches, run.training.device, demand)
     try:
         close_step(run)  # the last attempt may have ended between a step and its evaluation
         while not is_over(run):
@@ -263,7 +264,8 @@ def test(run: Run) -> dict[str, float]:
 def totals_of(run: Run, kept: Feed) -> list[float]:
     """Sums over all ranks of loss, hits and samples. Raises Stopped if told to in between."""
     order = covering(len(kept), run.order.micro_size, run.order.world, run.order.rank)
-    hand = Hand(kept.batches((0, indices) for indices in order))
+    demand = Demand()
+    hand = Hand(kept.batches(((0, indices) for indices in order), demand), kept.device, demand)
     totals = torch.zeros(3, dtype=torch.float64, device=kept.device)
     run.engine.module.eval()
     run.told.begin()

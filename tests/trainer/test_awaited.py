@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from trainer import loop
+from trainer.data.demand import Demand
 from trainer.data.feed import Batch
 from trainer.data.hand import Hand
 from trainer.parallel import told
@@ -22,6 +23,7 @@ from trainer.parallel.group import Group
 from trainer.parallel.told import AT_ONCE_S, EVERY_S, Told
 from trainer.signals import Notice, Stopped
 
+CPU = torch.device("cpu")
 STEPS, EVALUATION, FIRST_CALLS = 120, 4, 6
 """Steps, batches of an evaluation, calls that are answered at once."""
 PACES: dict[str, Callable[[int], float]] = {
@@ -78,10 +80,10 @@ def train(
     run: Any = SimpleNamespace(
         told=Told(Alone(0, 2)), notice=source.notice, ledger=ledger, progress=SimpleNamespace(step=0)
     )
-    hand = Hand(source(STEPS * passes))
+    hand = Hand(source(STEPS * passes), CPU, Demand())
     for step in range(STEPS):
         if step in EVALUATED:
-            evaluate(run, Hand(source(EVALUATION)), clock)
+            evaluate(run, Hand(source(EVALUATION), CPU, Demand()), clock)
         loop.await_data(run, hand, passes)
         for micro in range(passes):
             if micro:

@@ -20,9 +20,12 @@ from torch import Tensor
 from tests.trainer.ranks import ROOT
 from trainer.data import feed
 from trainer.data.datasets import Mapped
-from trainer.data.feed import Feed, Place
+from trainer.data.demand import Demand
+from trainer.data.feed import Batch, Feed, Place
+from trainer.data.hand import Hand
 from trainer.data.order import PADDING
 from trainer.data.windows import Tokens, Windows
+from trainer.signals import Notice
 from trainer.sources import TensorSamples
 
 CPU = torch.device("cpu")
@@ -44,6 +47,17 @@ DRAWN = Mapped(Noise())
 def places(batches: int, epoch: int = 0) -> Iterator[Place]:
     for number in range(batches):
         yield epoch, np.arange(3 * number, 3 * number + 3)
+
+
+def looped(fed: Feed, order: Iterator[Place]) -> Iterator[Batch]:
+    """As a loop takes them, one for each step."""
+    demand = Demand()
+    hand = Hand(fed.batches(order, demand), fed.device, demand)
+    while True:
+        hand.fill(1, 0, Notice())
+        if (batch := hand.next()) is None:
+            return
+        yield batch
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -129,6 +143,21 @@ def test_windows_that_are_read_many_at_once_are_those_read_one_by_one(mapped: Wi
     assert many[-1].weights is not None and many[-1].weights.tolist() == [1, 1, 0]
 
 
+@pytest.mark.parametrize("kind", ["in memory", "mapped", "drawn"])
+def test_batches_for_a_card_are_read_into_pinned_memory(
+    mapped: Windows, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    pinned: set[int] = set()
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: (pinned.add(self.untyped_storage().data_ptr()), self)[1])
+    samples = {"in memory": TensorSamples(torch.rand(50, 3), torch.arange(50)), "mapped": mapped, "drawn": DRAWN}[kind]
+
+    batches = list(Feed(samples, torch.device("cuda"), 0).batches([*places(5), (0, np.array([1, 2, PADDING]))]))
+
+    parts = [part for batch in batches for part in batch if part is not None]
+    assert len(parts) == 2 * 6 + 1
+    assert {part.untyped_storage().data_ptr() for part in parts} <= pinned
+
+
 @pytest.mark.parametrize(("took_s", "parcels"), [(0.001, [1, 2, 4, 8, 5]), (1.0, [1] * 20)])
 def test_slow_reading_is_done_in_small_parcels(
     mapped: Windows, monkeypatch: pytest.MonkeyPatch, took_s: float, parcels: list[int]
@@ -153,7 +182,7 @@ def test_workers_take_over_after_the_first_batches_when_reading_is_slow(
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))  # every reading takes as long as every step
     caplog.set_level(logging.INFO, "trainer.data.feed")
 
-    batches = list(Feed(DRAWN, CPU, None, spare_cores, seed=1).batches(places(feed.MEASURED + 6)))
+    batches = list(looped(Feed(DRAWN, CPU, None, spare_cores, seed=1), places(feed.MEASURED + 6)))
 
     assert {batch.targets[0].item() for batch in batches[: feed.MEASURED]} == {os.getpid()}
     later = {batch.targets[0].item() for batch in batches[feed.MEASURED :]}
@@ -172,7 +201,7 @@ def test_workers_read_farther_ahead_where_the_loop_waits_and_every_batch_comes_o
     monkeypatch.setattr(feed, "AGAIN", 4)
     caplog.set_level(logging.INFO, "trainer.data.feed")
 
-    batches = list(Feed(DRAWN, CPU, workers, 2, seed=1).batches(places(32)))
+    batches = list(looped(Feed(DRAWN, CPU, workers, 2, seed=1), places(32)))
 
     said = [line.split("data: ")[1] for line in caplog.text.splitlines()]
     farther = [f"{workers or 2} workers read ahead from now on, {ahead} batches each" for ahead in (8, 32)]

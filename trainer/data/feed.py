@@ -1,4 +1,4 @@
-"""How do samples get from a data set to the device? In this process, or ahead of time in workers, as is measured.
+"""How are batches read for the loop? In this process, or ahead of time in workers, as is measured.
 
 Which samples is order.py's, so that the number of workers changes nothing but the time. A batch that is filled up
 carries a weight of 0 for each filler. Of samples that lie in memory, or in a file mapped into it, many batches are read
@@ -14,12 +14,14 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.data import loader
+from trainer.data.demand import Demand
 from trainer.data.order import PADDING, seed_of
 from trainer.data.readers import Readers, more, readers_for
 from trainer.data.windows import Windows
@@ -27,10 +29,8 @@ from trainer.sources import Samples, TensorSamples
 
 Place = tuple[int, np.ndarray]
 """An epoch, and indices of samples."""
-Parts = tuple[Tensor, Tensor, Tensor | None]
-"""Inputs, targets, weights (None where all are 1)."""
 MEASURED = 8
-"""Batches by which it is judged whether workers are worth their processes."""
+"""Batches that the loop has used when it is judged whether workers are worth their processes."""
 AGAIN = 32
 """As many each further time, and those by which it is judged whether they are enough."""
 AT_ONCE_BYTES = 2**20
@@ -43,8 +43,7 @@ ALIGNED_BYTES = 64
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Samples of one forward pass."""
 
     inputs: Tensor
@@ -52,13 +51,19 @@ class Batch:
     weights: Tensor | None
     """1 for a sample and 0 for a filler; None where there are no fillers."""
 
+    def on(self, device: torch.device) -> Batch:
+        """The same on a device. The copy of what lies in pinned memory is not waited for."""
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Batch(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), weights)
+
 
 @dataclass(frozen=True)
 class Feed:
-    """Reads samples and brings them to a device."""
+    """Reads samples for a device, into the memory of this host."""
 
     samples: Samples
     device: torch.device
+    """Each batch is brought to it when its turn comes (hand.py)."""
     workers: int | None = 0
     """None is as many as it takes, out of `spare_cores`."""
     spare_cores: int = 0
@@ -71,24 +76,25 @@ class Feed:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: Place) -> Parts:
-        """One batch."""
+    def __getitem__(self, place: Place) -> Batch:
+        """One batch, as it is read."""
         epoch, indices = place
         fillers = indices == PADDING
         places, drawn = _filled(indices, fillers), getattr(self.samples, "drawn", None)
         inputs, targets = drawn(places, seed_of(self.seed, epoch)) if drawn else self.samples.batch(places)
-        return inputs, targets, _weights(fillers) if fillers.any() else None
+        return Batch(inputs, targets, _weights(fillers) if fillers.any() else None)
 
-    def batches(self, order: Iterable[Place]) -> Iterator[Batch]:
-        """One batch on the device for each place."""
-        order = iter(order)
-        readers = (yield from self._as_it_takes(order)) if self.workers is None else Readers(self.workers)
+    def batches(self, order: Iterable[Place], demand: Demand | None = None) -> Iterator[Batch]:
+        """One batch for each place. By the demand it is judged how many workers that takes; without one there are those
+        that were asked for."""
+        order, demand = iter(order), demand or Demand()
+        readers = (yield from self._as_it_takes(order, demand)) if self.workers is None else Readers(self.workers)
         if readers.workers:
-            yield from map(self._brought, self._ahead(order, readers))
+            yield from self._ahead(order, readers, demand)
         elif isinstance(self.samples, TensorSamples | Windows):
             yield from self._together(self.samples, order)
         else:
-            yield from map(self._brought, map(self.__getitem__, order))
+            yield from map(self._here, order)
 
     def _together(self, samples: TensorSamples | Windows, order: Iterator[Place]) -> Iterator[Batch]:
         """Many batches read as one, and cut: a small batch costs hardly anything then. Where reading is slow they are
@@ -103,15 +109,15 @@ class Feed:
             count = 2 * min(count, most) if time.perf_counter() - begun < AT_ONCE_S else max(1, count // 4)
             short = fillers.any(1).tolist()
             for number, (x, y) in enumerate(zip(inputs, targets, strict=True)):
-                weights = self._there(_weights(fillers[number])) if short[number] else None
+                weights = self._pinned(_weights(fillers[number])) if short[number] else None
                 yield Batch(x, y, weights)
 
     def _pieces(self, samples: TensorSamples | Windows, indices: np.ndarray) -> list[Iterable[Tensor]]:
-        """Inputs and targets for each row of indices, on the device. Tokens are whole numbers: no sum of theirs depends
-        on where they begin."""
+        """Inputs and targets for each row of indices. Tokens are whole numbers: no sum of theirs depends on where they
+        begin."""
         if isinstance(samples, TensorSamples):
             return [self._aligned(part, indices) for part in (samples.inputs, samples.targets)]
-        return [self._there(part).split(indices.shape[1]) for part in samples.batch(indices.ravel())]
+        return [self._pinned(part).split(indices.shape[1]) for part in samples.batch(indices.ravel())]
 
     def _aligned(self, part: Tensor, indices: np.ndarray) -> Iterable[Tensor]:
         """Rows of a tensor for each row of indices, each beginning where a tensor may."""
@@ -119,60 +125,61 @@ class Feed:
         wide = _wide(part, rows) if count > 1 else rows
         chosen = np.zeros((count, wide), np.int64)
         chosen[:, :rows] = indices
-        pieces = self._there(part[torch.from_numpy(chosen.ravel())]).split(wide)
+        pieces = self._pinned(part[torch.from_numpy(chosen.ravel())]).split(wide)
         return pieces if wide == rows else [piece[:rows] for piece in pieces]
 
-    def _brought(self, parts: Parts) -> Batch:
-        inputs, targets, weights = parts
-        return Batch(self._there(inputs), self._there(targets), None if weights is None else self._there(weights))
+    def _here(self, place: Place) -> Batch:
+        inputs, targets, weights = self[place]
+        return Batch(self._pinned(inputs), self._pinned(targets), None if weights is None else self._pinned(weights))
 
-    def _there(self, part: Tensor) -> Tensor:
-        return part.to(self.device, non_blocking=True)
+    def _pinned(self, part: Tensor) -> Tensor:
+        """Where a card copies it from while the loop goes on."""
+        return part.pin_memory() if self.device.type == "cuda" and part.device.type == "cpu" else part
 
-    def _as_it_takes(self, order: Iterator[Place]) -> Generator[Batch, None, Readers]:
+    def _as_it_takes(self, order: Iterator[Place], demand: Demand) -> Generator[Batch, None, Readers]:
         """Read here until workers are worth their processes, or nothing is left to read; returns how many."""
         if isinstance(self.samples, TensorSamples):
             return Readers(0)
-        readers = yield from self._measured(order, MEASURED)
+        readers = yield from self._measured(order, demand, MEASURED)
         while readers == Readers(0) and not isinstance(self.samples, Windows):  # what lay in the page cache may be slow
-            readers = yield from self._measured(order, AGAIN)
+            readers = yield from self._measured(order, demand, AGAIN)
         return readers or Readers(0)
 
-    def _measured(self, order: Iterator[Place], count: int) -> Generator[Batch, None, Readers | None]:
-        """Read so many batches here; returns what would have kept the loop from waiting for them, None where there are
-        no more."""
-        reading_s, loop_s = [], []
-        for place in itertools.islice(order, count):
+    def _measured(self, order: Iterator[Place], demand: Demand, count: int) -> Generator[Batch, None, Readers | None]:
+        """Read here until the loop has used so many batches; returns what would have kept it from waiting for them,
+        None where there are no more."""
+        demand.begin()
+        reading_s = list[float]()
+        while demand.used < count:
+            if (place := next(order, None)) is None:
+                return None
             begun = time.perf_counter()
-            parts = self[place]
-            read = time.perf_counter()
-            yield self._brought(parts)
-            reading_s.append(read - begun)
-            loop_s.append(time.perf_counter() - read)
-        if len(reading_s) < count:
-            return None
-        readers = readers_for(statistics.median(reading_s), statistics.median(loop_s), self.spare_cores)
+            batch = self._here(place)
+            reading_s.append(time.perf_counter() - begun)
+            yield batch
+        readers = readers_for(statistics.median(reading_s), demand.batch_s(), self.spare_cores)
         if readers.workers:
             log.info("data: %d workers read ahead (train.workers)", readers.workers)
         return readers
 
-    def _ahead(self, order: Iterator[Place], readers: Readers) -> Iterator[Parts]:
+    def _ahead(self, order: Iterator[Place], readers: Readers, demand: Demand) -> Iterator[Batch]:
         """Batches that workers read; begun anew with more of them where the loop still waits."""
         cores = self.spare_cores if self.workers is None else self.workers
         while True:
-            places, waits, enough = Until(order), Waits(), readers
-            for parts in waits.watched(self._handed_over(places, readers)):
-                yield parts
-                waited = waits.share()
+            places, enough = Until(order), readers
+            demand.begin()
+            for batch in self._handed_over(places, readers):
+                yield batch
+                waited = demand.waited(AGAIN)
                 if waited is not None and not places.over:
-                    enough = more(readers, waited, cores, sum(part.nbytes for part in parts if part is not None))
+                    enough = more(readers, waited, cores, sum(part.nbytes for part in batch if part is not None))
                     places.over = enough != readers
             if enough == readers:
                 return
             readers = enough
             log.info("data: %d workers read ahead from now on, %d batches each", readers.workers, readers.ahead)
 
-    def _handed_over(self, order: Iterable[Place], readers: Readers) -> Iterator[Parts]:
+    def _handed_over(self, order: Iterable[Place], readers: Readers) -> Iterator[Batch]:
         self.before_fork()
         return loader.results(self.__getitem__, order, readers, pinned=self.device.type == "cuda")
 
@@ -186,32 +193,6 @@ class Until:
     def __iter__(self) -> Iterator[Place]:
         while not self.over and (place := next(self._order, None)) is not None:
             yield place
-
-
-class Waits:
-    """How long a loop waits for batches, and how long it does not."""
-
-    def __init__(self) -> None:
-        self._batches, self._waited_s = 0, 0.0
-        self._since_s: float | None = None
-
-    def watched(self, batches: Iterator[Parts]) -> Iterator[Parts]:
-        """The same, and what they were waited for. The first ones not: workers start, and open their files."""
-        asked = time.perf_counter()
-        for parts in batches:
-            self._waited_s += time.perf_counter() - asked
-            self._batches += 1
-            yield parts
-            asked = time.perf_counter()
-
-    def share(self) -> float | None:
-        """Of the time, once for as many batches as are judged together; else None."""
-        if self._batches < AGAIN:
-            return None
-        now_s = time.perf_counter()
-        found = None if self._since_s is None else self._waited_s / (now_s - self._since_s)
-        self._batches, self._waited_s, self._since_s = 0, 0.0, now_s
-        return found
 
 
 def _filled(indices: np.ndarray, fillers: np.ndarray) -> np.ndarray:
