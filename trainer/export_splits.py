@@ -28,8 +28,7 @@ from conf.document import from_document, to_document
 from conf.schema import Component, Spec
 from trainer import components, durable, failure, leave
 from trainer.data import listed, written
-from trainer.data.listed import Listed
-from trainer.data.written import Format
+from trainer.data.listed import Format, Listed
 from trainer.durable import write_json
 from trainer.failure import UserError
 from trainer.packages import needed
@@ -182,7 +181,7 @@ def look(document: Mapping[str, Any], form: str) -> list[list[str]]:
             for module, package in (("sqlalchemy", "SQLAlchemy"), ("pyarrow", "pyarrow")):
                 needed(module, package, "data.kind: sql")
             return []
-        listed.plain_types(listed_of(data))
+        listed.plain_types(listed_of(data), cast(Format, form))
     except UserError as e:
         return [[e.what, e.where, e.do]]
     return []

@@ -25,7 +25,7 @@ from tests.trainer.ranks import ROOT, make_spec
 from tests.trainer.samples import everything
 from trainer import components, export_splits
 from trainer.data import written
-from trainer.data.written import Format
+from trainer.data.listed import Format
 from trainer.failure import UserError
 
 pytestmark = pytest.mark.usefixtures("node")
@@ -344,6 +344,27 @@ def test_look_tells_of_a_column_that_is_not_there_and_reads_no_rows(tmp_path: Pa
 
     assert "has no column 'kin'" in what and where == "data.target" and "'kind'" in do
     assert export_splits.look(to_document(table(tmp_path)), "csv") == []
-    nested = pa.Table.from_pylist([{"kind": "a", "list": [1, 2]}])
-    ((what, _, _),) = export_splits.look(to_document(table(tmp_path, nested, features=None)), "csv")
-    assert "columns that cannot be written as text: 'list'" in what
+    nested = pa.Table.from_pylist([{"kind": "a", "list": [1, 2], "of": {"x": 1}}])
+    ((what, _, do),) = export_splits.look(to_document(table(tmp_path, nested, features=None)), "csv")
+    assert "columns that cannot be written as csv: 'list'" in what and "'of'" in what and "jsonl" not in do
+    ((what, _, _),) = export_splits.look(to_document(table(tmp_path, nested, features=None)), "jsonl")
+    assert "columns that cannot be written as jsonl: 'list' (list<element: int64>)" in what and "'of'" not in what
+
+
+def test_structures_are_objects_in_json_lines_and_refused_in_csv(tmp_path: Path) -> None:
+    day = pa.array(range(6), pa.date32())
+    inner = pa.StructArray.from_arrays([day, pa.array([0.5, float("nan")] * 3)], names=["day", "share"])
+    outer = pa.StructArray.from_arrays(
+        [inner, pa.array(["x", "y"] * 3).dictionary_encode()], names=["in", "word"], mask=pa.array([False] * 5 + [True])
+    )
+    rows = pa.table({"kind": ["a", "b"] * 3, "of": outer})
+    data = table(tmp_path, rows, features=None, split={"by": "end", "fraction": 0.5})
+
+    folder = export_splits.export(run_of(tmp_path, data), 0, "jsonl")
+
+    seen = [row["of"] for part in ("training", "validation") for row in part_of(folder, part, "jsonl")]
+    share = [0.5, None] * 3
+    assert seen[:5] == [{"in": {"day": f"1970-01-0{i + 1}", "share": share[i]}, "word": "xy"[i % 2]} for i in range(5)]
+    assert seen[5] is None
+    ((_, _, do),) = export_splits.look(to_document(data), "csv")
+    assert do.endswith("or use job.data_format=jsonl")

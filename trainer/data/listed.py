@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.data import filters, tabular
 from trainer.data.records import Records, known
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from trainer.data.splits import Part
     from trainer.data.tabular import Columns
+
+
+Format = Literal["jsonl", "csv"]
 
 
 @dataclass(frozen=True)
@@ -64,26 +67,32 @@ def of_columns(
     return Listed(Records(name, "data.set", content, types, False, read), tuple(columns), parts)
 
 
-def plain_types(listed: Listed) -> dict[str, Any]:
+def plain_types(listed: Listed, form: Format) -> dict[str, Any]:
     """The type as which each column is written: a category's values as they are.
 
-    Raises UserError for columns that are no text, number or time.
+    Raises UserError for columns that are no text, number or time, nor, in JSON lines, a structure of such.
     """
-    found = {name: _plain(listed.records.types[name]) for name in listed.columns}
+    found = {name: plain(listed.records.types[name], form) for name in listed.columns}
     if odd := [name for name, kind in found.items() if kind is None]:
         said = ", ".join(f"{name!r} ({listed.records.types[name]})" for name in odd[:8])
-        what = f"{listed.records.shown} has columns that cannot be written as text: {said}"
-        raise UserError(what, "data.features", "name the columns to export: text, numbers, times")
+        what = f"{listed.records.shown} has columns that cannot be written as {form}: {said}"
+        do = "name the columns to export: text, numbers, times"
+        can_be_lines = form == "csv" and all(plain(listed.records.types[name], "jsonl") is not None for name in odd)
+        raise UserError(what, "data.features", f"{do}; or use job.data_format=jsonl" if can_be_lines else do)
     return found
 
 
-def _plain(kind: Any) -> Any:
+def plain(kind: Any, form: Format) -> Any:
+    """The type as which a type is written, a structure as it is; None where it cannot be."""
     from trainer.packages import needed
 
     arrow = needed("pyarrow", "pyarrow", "job.data_format")
     types = arrow.types
     if types.is_dictionary(kind):
-        return _plain(kind.value_type)
+        return plain(kind.value_type, form)
+    if types.is_struct(kind):
+        fields = {field.name: plain(field.type, form) for field in kind}
+        return kind if form == "jsonl" and None not in fields.values() and 0 < len(fields) == kind.num_fields else None
     if types.is_null(kind):
         return arrow.string()
     if types.is_float16(kind):

@@ -4,7 +4,7 @@
 
 In a file the rows keep the source's order. Text is UTF-8. CSV is as RFC 4180 has it, the first line of every file the
 columns' names; a missing value is an empty field, a NaN `nan`. In JSON lines both are null, an infinite number is
-refused (JSON has none), and times and decimals are texts, as BigQuery's export has them.
+refused (JSON has none), times and decimals are texts, as BigQuery's export has them, and a structure is an object.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from trainer.data import listed
-from trainer.data.listed import Listed
+from trainer.data.listed import Format, Listed
 from trainer.data.records import Chunk
 from trainer.failure import UserError
 from trainer.packages import needed
 
-Format = Literal["jsonl", "csv"]
 PARTS = ("training", "validation", "test")
 SHARD_BYTES = 64_000_000
 """A file that has so many is full: large enough for a disk, small enough to share out among workers."""
@@ -38,7 +37,7 @@ def write(rows: Listed, form: Format, folder: Path) -> dict[str, Any]:
     Raises UserError for what cannot be written, saying where it is.
     """
     arrow, compute = (needed(f"pyarrow{part}", "pyarrow", WHERE) for part in ("", ".compute"))
-    kinds, parts = listed.plain_types(rows), rows.parted()
+    kinds, parts = listed.plain_types(rows, form), rows.parted()
     sides, begin = listed.sides(parts), 0
     with ExitStack() as stack:
         schema = arrow.schema(list(kinds.items()))
@@ -138,6 +137,11 @@ def _values(column: Any, name: str, chunk: Chunk) -> Any:
     """A column whose values JSON has."""
     arrow, compute = (needed(f"pyarrow{part}", "pyarrow", WHERE) for part in ("", ".compute"))
     kind = column.type
+    if arrow.types.is_struct(kind):
+        names = [field.name for field in kind]
+        fields = [field.cast(listed.plain(field.type, "jsonl")) for field in column.flatten()]
+        inner = [_values(field, f"{name}.{of}", chunk) for of, field in zip(names, fields, strict=True)]
+        return arrow.StructArray.from_arrays(inner, names=names, mask=column.is_null())
     if arrow.types.is_temporal(kind) or arrow.types.is_decimal(kind):
         return column.cast(arrow.string())
     if not arrow.types.is_floating(kind):
