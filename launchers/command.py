@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launchers.errors import CommandError
+from launchers.errors import CommandError, NoAnswer
 
 
 def output_of(
@@ -19,7 +19,7 @@ def output_of(
 ) -> str:
     """Standard output of a command that succeeded.
 
-    Raises CommandError when it is not found, does not answer within `timeout_s` or exits with anything
+    Raises CommandError when it is not found, does not answer within `timeout_s` (NoAnswer) or exits with anything
     but zero. No shell is involved, so nothing in `argv` is ever parsed.
     """
     try:
@@ -38,7 +38,7 @@ def output_of(
         raise CommandError(argv, "could not be started", str(e), do) from None
     except subprocess.TimeoutExpired as e:
         said = (e.stderr or e.stdout or b"").decode(errors="replace")
-        raise CommandError(argv, f"did not answer within {timeout_s:g} s", said, do) from None
+        raise NoAnswer(argv, f"did not answer within {timeout_s:g} s", said, do) from None
     text = done.stdout.decode(errors="replace")
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace") or text

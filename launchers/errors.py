@@ -65,6 +65,10 @@ class CommandError(SiteError):
         super().__init__(f"{argv[0]} {status}: {tail}", where=" ".join(argv), do=do)
 
 
+class NoAnswer(CommandError):
+    """An external command did not answer in time."""
+
+
 class JobFailed(FairleadError):
     """The job ended, and not well."""
 
