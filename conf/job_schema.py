@@ -116,7 +116,8 @@ class Job:
     data_format: Literal["jsonl", "csv"] | None = None
     """The splits of section `data` are written as files of this format before the program starts, for $AIP_DATA_FORMAT,
     $AIP_TRAINING_DATA_URI, $AIP_VALIDATION_DATA_URI and, where `data.split` declares a test, $AIP_TEST_DATA_URI:
-    absolute paths with a wildcard, below the run. For data of rows with columns. None writes nothing."""
+    absolute paths with a wildcard, below the run. For data of rows with columns, and of image files, for each of which
+    jsonl says where it is, and its class. None writes nothing."""
     arguments: tuple[Text, ...] = ()
     """Of the program, before what stands below `params`; for every kind but trainer."""
     parameters: Literal["arguments", "overrides", "environment", "none"] = "arguments"

@@ -1,9 +1,9 @@
 """Which splits of the data does a program find as files, and where? What Vertex calls a managed data set's export.
 
-Vertex gives `csv` of tables and `jsonl` of the rest, or `bigquery`; here the job says which of the first two. Its URIs
-are of an object store; these are absolute paths, below the run's folder, which every node and the container see, with
-Vertex's names and wildcard: .../training-*.csv. A test that is not declared has no variable; Vertex always makes one.
-How they are written is trainer/export_splits.py's. Pure, standard library only.
+Vertex gives `csv` of tables and `jsonl` of the rest, or `bigquery`; here the job says which of the first two, and of
+images it has to be `jsonl`. Its URIs are of an object store; these are absolute paths, below the run's folder, which
+every node and the container see, with Vertex's names and wildcard: .../training-*.csv. A test that is not declared has
+no variable; Vertex always makes one. How they are written is trainer/export_splits.py's. Pure, standard library only.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from conf.document import from_document, to_document
+from conf.locations import is_remote
 from conf.schema import Component, Spec
 from trainer import components, durable, failure, leave
 from trainer.data import listed, written
@@ -73,9 +74,16 @@ def export(run: Path, member: int, form: Format) -> Path:
 
 
 def rows_of(spec: Spec) -> Listed:
-    """The rows of a spec's data, brought to this node where they lie at an address."""
-    from trainer.data import staging
+    """The rows of a spec's data, brought to this node where they lie at an address. Files are named where they are, and
+    not brought: another node would not find this one's, and when they may go nobody would know."""
+    from trainer.data import locations, staging
 
+    path, (module, options) = str(spec.data.options.get("path")), _source(spec.data)
+    if hasattr(module, "listed_at"):
+        if not is_remote(path):
+            return listed_of(spec.data)
+        where = locations.location(path, options.glob, spec.staging.options)
+        return cast(Listed, module.listed_at(options, where, locations.listed(where, spec.staging.sums)))
     os.environ.setdefault("FAIRLEAD_STAGE_DIR", f"{spec.site.scratch_dir}/fairlead-data-{os.getuid()}")
     if spec.site.stage_gb:
         os.environ.setdefault("FAIRLEAD_STAGE_GB", f"{spec.site.stage_gb:g}")
@@ -84,12 +92,18 @@ def rows_of(spec: Spec) -> Listed:
 
 def listed_of(data: Component) -> Listed:
     """The rows of data. Raises UserError for a source that has none."""
+    module, options = _source(data)
+    return cast(Listed, module.listed(options))
+
+
+def _source(data: Component) -> tuple[Any, Any]:
+    """Module and options of a source that can be exported."""
     own = components.target("data", data) is not None
     module, options = (None, None) if own else components.part("data", data)
     if module is None or not hasattr(module, "listed"):
-        what = f"data.kind is {data.kind!r}, which has no rows with columns to export"
-        raise UserError(what, "data.kind", "use table, sql, sklearn, or huggingface with data.form=numbers")
-    return cast(Listed, module.listed(options))
+        what = f"data.kind is {data.kind!r}, which has neither rows with columns nor files of images to export"
+        raise UserError(what, "data.kind", "use table, sql, sklearn, images, or huggingface with data.form=numbers")
+    return module, options
 
 
 def _entry(rows: Listed, spec: Spec, form: Format, store: Path) -> str:

@@ -120,6 +120,21 @@ def test_plan_entry_point_of_an_image_starts_where_the_image_says_with_its_own_p
         assert planned(other).pools[0].cwd == "project"
 
 
+def test_plan_container_sees_exported_images_at_the_paths_that_the_lines_name(tmp_path: Path) -> None:
+    (tmp_path / "flowers/red").mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        (tmp_path / "flowers/red" / name).touch()
+    words = ("data=images", f"data.path={tmp_path}/flowers", "job.data_format=jsonl", "data.split.fraction=0.5")
+    plan = planned(boxed(composed(*COMMAND, *words)))
+
+    program = step_of(plan, 0, 0).program
+
+    lines, images = "/runs/digits-1/splits/0", f"{tmp_path}/flowers"
+    for folder in (lines, images):
+        assert f"type=bind,src={folder},dst={folder},ro" in program
+    assert plan.export is not None and plan.export.format == "jsonl"
+
+
 def test_plan_staged_data_are_shared_by_the_jobs_of_a_user_on_a_node() -> None:
     """Not in the container's private /tmp, which goes with the attempt."""
     spec = boxed(composed(*TWO_BY_TWO))

@@ -327,7 +327,7 @@ def test_entry_that_a_program_has_changed_is_made_anew_for_the_next_job(tmp_path
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (Component(kind="images", options={"path": "/nowhere"}), "data.kind is 'images', which has no rows"),
+        (Component(kind="tokens", options={"path": "/nowhere"}), "data.kind is 'tokens', which has neither rows"),
         (Component(kind="huggingface", options={"path": "/x", "form": "tokens"}), "data.form is 'tokens'"),
     ],
 )

@@ -1,7 +1,7 @@
 """Which rows, which of their columns, and which row is in which part: data as they are exported for other programs.
 
-A source of rows with columns has `listed(options) -> Listed` beside `load`: both cut by the same rule, so a row is in
-the same part whoever trains on it.
+A source of rows with columns has `listed(options) -> Listed` beside `load`, as has one of files, whose rows say where
+each of them is: both cut by the same rule, so a row is in the same part whoever trains on it.
 """
 
 from __future__ import annotations

@@ -73,6 +73,11 @@ class Location:
     def is_http(self) -> bool:
         return protocol(self.address) in ("http", "https")
 
+    def address_of(self, remote: Remote) -> str:
+        """The address of a file of a listing, as who gave this one would write it."""
+        whole = self.is_http or remote.path == self.address
+        return remote.path if whole else f"{self.address.rstrip('/')}/{remote.name}"
+
     def is_file(self, listing: Sequence[Remote]) -> bool:
         """Whether the address is that of one file."""
         return len(listing) == 1 and listing[0].path == self.address

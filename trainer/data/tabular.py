@@ -61,7 +61,7 @@ def preview_of(options: Columns, ways: tuple[By, ...]) -> Preview:
     if by in ("column", "time") and options.split.column in used:
         what = f"data.split.column is {options.split.column!r}, which is the target or a feature"
         wrong += ((what, "data.split.column", "split by another column"),)
-    return Preview("numbers", splits.keeps(options.split, "stratified"), wrong, rows=True)
+    return Preview("numbers", splits.keeps(options.split, "stratified"), wrong, export="rows")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """What is data to the loop? Samples to be read by index, and what is worth knowing about them.
 
 Each file beside this one is a kind of source: `Options`, `load(options) -> Data`, and `preview(options) -> Preview`,
-which says before anything is read whether a model can take it (optional). One of rows with columns has `listed(options)
--> Listed` (trainer/data/listed.py) as well: then `job.data_format` can write them for other programs.
+which says before anything is read whether a model can take it (optional). One of rows with columns, or of files with a
+class each, has `listed(options) -> Listed` (trainer/data/listed.py) as well: then `job.data_format` can write them for
+other programs. One of files has `listed_at(options, where, there) -> Listed`, too, for those at an address.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class Preview:
     """Whether anything is kept for validation."""
     mistakes: tuple[tuple[str, str, str], ...] = ()
     """What is wrong with the options beyond their types: what, the key, what to do."""
-    rows: bool = False
-    """Whether it is rows with columns, which can be exported for programs that are not our trainer."""
+    export: Literal["rows", "files"] | None = None
+    """What is written for programs that are not our trainer: rows with columns, as JSON lines or CSV, or where each
+    file is and its class, as JSON lines alone. None of what cannot be exported."""
 
 
 class Samples(Protocol):

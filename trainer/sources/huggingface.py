@@ -63,7 +63,7 @@ def preview(options: Options) -> Preview:
         return Preview("tokens", splits.keeps(options.split, "end"), wrong)
     table = tabular.preview_of(options, WAYS)
     wrong = (*wrong, *table.mistakes, *pixels.mistakes(options))
-    return Preview(options.form, table.validation, wrong, rows=options.form == "numbers")
+    return Preview(options.form, table.validation, wrong, export="rows" if options.form == "numbers" else None)
 
 
 def _of_columns(options: Options) -> tuple[Finding, ...]:
@@ -95,7 +95,7 @@ def listed(options: Options) -> Listed:
     from trainer.data import listed, saved
 
     if options.form != "numbers":
-        what = f"data.form is {options.form!r}, and rows with columns alone can be exported"
+        what = f"data.form is {options.form!r}, and of these data sets numbers alone can be exported"
         raise UserError(what, "data.form", "choose form: numbers, or let the program read the data set itself")
     return listed.of_table(saved.records_of(_opened(options)), options)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from conf.bounds import Text, group
@@ -23,6 +23,10 @@ from trainer.sources import Card, Data, Preview, Shape, data_of_parts, probed
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from trainer.data.listed import Listed
+    from trainer.data.locations import Location, Remote
+    from trainer.data.splits import Part
 
 WAYS: tuple[By, ...] = ("stratified", "random", "end", "column")
 COLUMNS = ("folder",)
@@ -45,7 +49,7 @@ class Options(Look):
 def preview(options: Options) -> Preview:
     """Images, of whatever size they are."""
     wrong = (*splits.mistakes(options.split, WAYS, COLUMNS), *pixels.mistakes(options))
-    return Preview("images", splits.keeps(options.split, "stratified"), wrong)
+    return Preview("images", splits.keeps(options.split, "stratified"), wrong, export="files")
 
 
 def load(options: Options) -> Data:
@@ -55,15 +59,9 @@ def load(options: Options) -> Data:
     """
     needed("PIL.Image", "Pillow", "data.kind: images")
     found = files.found(options.path, options.glob, SUFFIXES)
-    for file in found:
-        if "/" not in file.name:
-            do = f"give the folder that has one folder for each class, and a glob such as {Options.glob}"
-            raise UserError(f"{file.shown} lies in no class's folder", f"data.path: {files.shown(options.path)}", do)
-    labels = _labels([file.name.split("/")[-2] for file in found])
-    rows = Rows(len(found), labels.codes, _labels([file.name.partition("/")[0] for file in found]))
-    chosen = splits.parts(options.split, rows, "stratified")
-    _, seen = staged(("images", files.identity(found)), partial(_looked_through, found))
     names = tuple(file.name for file in found)
+    labels, chosen = _parted(names, options, [str(file.path) for file in found])
+    _, seen = staged(("images", files.identity(found)), partial(_looked_through, found))
     read = partial(_contents, Path(options.path), names)
     parts = [Pictures(read, labels.codes, part, options) for part in chosen]
 
@@ -81,6 +79,43 @@ def load(options: Options) -> Data:
 
     shape = Shape("classification", options.shape, "float32", len(labels.names))
     return pixels.augmented(data_of_parts(shape, parts, card))
+
+
+def listed(options: Options) -> Listed:
+    """The absolute path of each image, and its class; none of them is opened."""
+    from trainer.data import annotated
+
+    found = files.found(options.path, options.glob, SUFFIXES)
+    places = [str(file.path.absolute()) for file in found]
+    labels, chosen = _parted([file.name for file in found], options, places)
+    return annotated.of_images(options.path, places, labels, chosen, ("images", files.identity(found)))
+
+
+def listed_at(options: Options, where: Location, there: Sequence[Remote]) -> Listed:
+    """The address of each image of a listing, and its class, as if they had been brought; none of them is."""
+    from trainer.data import annotated, locations
+
+    found = [one for one in there if PurePosixPath(one.name).suffix.lower() in SUFFIXES]
+    found = [one for one in found if locations.matches(options.glob, one.name)]
+    if not found:
+        what = f"no file matches {options.glob} and ends in {', '.join(SUFFIXES)}"
+        raise UserError(what, f"data.path: {where.shown}", "check data.path and data.glob")
+    places = [where.address_of(one) for one in found]
+    labels, chosen = _parted([one.name for one in found], options, places)
+    content = ("images", where.address, [(one.name, one.size, one.sha256 or one.version) for one in found])
+    return annotated.of_images(where.shown, places, labels, chosen, content)
+
+
+def _parted(names: Sequence[str], options: Options, places: Sequence[str]) -> tuple[Labels, tuple[Part, ...]]:
+    """The class of each image by its name below the folder, and which are in which part."""
+    for name, place in zip(names, places, strict=True):
+        if "/" not in name:
+            do = f"give the folder that has one folder for each class, and a glob such as {Options.glob}"
+            where = f"data.path: {files.shown(options.path)}"
+            raise UserError(f"{files.shown(place)} lies in no class's folder", where, do)
+    labels = _labels([name.split("/")[-2] for name in names])
+    rows = Rows(len(names), labels.codes, _labels([name.partition("/")[0] for name in names]))
+    return labels, splits.parts(options.split, rows, "stratified")
 
 
 def _labels(texts: Sequence[str]) -> Labels:

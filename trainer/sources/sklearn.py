@@ -30,7 +30,7 @@ def preview(options: Options) -> Preview:
     """Digits are images, the other sets columns."""
     form: Form = "images" if options.set == "digits" else "numbers"
     wrong = splits.mistakes(options.split, WAYS)
-    return Preview(form, splits.keeps(options.split, "stratified"), wrong, rows=True)
+    return Preview(form, splits.keeps(options.split, "stratified"), wrong, export="rows")
 
 
 def load(options: Options) -> Data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.launchers.checked import BY_PATTERN, COMMAND, SEARCH, Cases
 
 IN_VARIABLES = ("job.parameters=environment",)
+IMAGES = ("data=images", "data.path=conf")
 BY_LOSS = ("objective.metric=train/loss", "objective.goal=minimize")
 OF_PROGRAMS: Cases = {
     "data_is_there": [
@@ -94,8 +95,17 @@ OF_PROGRAMS: Cases = {
         (("job.data_format=csv",), ("'csv'", "'trainer'"), "job.data_format=csv"),
         (
             (*COMMAND, "data=stdlib", "job.data_format=jsonl"),
-            ("'jsonl'", "bytes are no rows with columns"),
+            ("'jsonl'", "bytes are neither rows with columns nor files of images"),
             "job.data_format=jsonl",
+        ),
+        ((*COMMAND, *IMAGES, "job.data_format=csv"), ("'csv'", "'images'", "JSON lines"), "job.data_format=csv"),
+        ((*COMMAND, *IMAGES, "job.data_format=jsonl", "data.split.by=time"), ("is time",), "data.split.by=time"),
+    ],
+    "exported_files_stay_where_they_are": [
+        (
+            (*COMMAND, *IMAGES, "job.data_format=jsonl", "staging.copy=true"),
+            ("staging.copy is true", "job.data_format=jsonl", "images"),
+            "staging.copy=true",
         ),
     ],
     "at_launch_exported_data_are_as_said": [  # and tests/launchers/test_exported.py
@@ -104,6 +114,7 @@ OF_PROGRAMS: Cases = {
             ("pyproject.toml", "does not end in"),
             "data.path",
         ),
+        ((*COMMAND, "job.data_format=jsonl", *IMAGES), ("no file matches */*",), "data.path"),
     ],
     "objective_is_measured": [
         (("objective.metric=val/f1",), ("'val/f1'", "does not measure"), "objective.metric=val/f1"),
