@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from PIL import Image
 
@@ -25,6 +27,13 @@ from trainer.sources import Samples
 
 pytestmark = pytest.mark.usefixtures("node")
 CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy of the machine's."""
+    for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -175,10 +184,8 @@ def test_look_tells_what_is_wrong_with_the_folder(folder: Path, wrong: dict[str,
 
 
 @pytest.fixture
-def web(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    (folder / "red/a b#ü.png").write_bytes(b"")
+def web(tmp_path: Path, folder: Path) -> Iterator[str]:
+    (folder / "red/a b#ü.png").write_text("odd")
     with servers.nginx(tmp_path, tmp_path / "nginx") as address:
         yield f"{address}/images"
 
@@ -196,40 +203,29 @@ def test_images_at_an_address_are_named_by_theirs_and_none_is_brought(tmp_path: 
         assert named(part_of(there, part, "jsonl")) == expected and expected
     asked = servers.requests_of(tmp_path / "nginx", wanted=".png", count=1)
     assert asked and not [row for row in asked if '"GET ' in row]
+    with urllib.request.urlopen(f"{web}/red/a%20b%23%C3%BC.png", timeout=20) as answer:
+        assert answer.read() == b"odd"
 
 
-def test_images_in_a_bucket_are_named_as_the_user_writes_its_address(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", ["s3://bucket/some", "s3://bucket/some/", "s3://bucket/some/*/*.png"])
+def test_images_in_a_bucket_are_named_so_that_a_program_can_open_them(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    import fsspec
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "word")
+    here = export_splits.export(run_of(tmp_path, images(folder), "here"), 0, "jsonl")
+    with servers.s3() as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for file in folder.glob("*/*"):
+            servers.put(endpoint, "bucket", f"some/{file.relative_to(folder)}", file.read_bytes())
 
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    memory.put(f"{folder}/", "/bucket/images/", recursive=True)
-    monkeypatch.setattr("trainer.data.locations._system", lambda path, options: Bucket(memory))
-    run = run_of(tmp_path, images("s3://bucket/images/"))
+        there = export_splits.export(run_of(tmp_path, images(path), "there"), 0, "jsonl")
 
-    found = export_splits.export(run, 0, "jsonl")
-
-    lines = named(part_of(found, "training", "jsonl"))
-    assert lines[0] == ("s3://bucket/images/blue/00.png", "blue") and len(lines) == 42
-
-
-class Bucket:
-    """An object store of one bucket, in memory."""
-
-    def __init__(self, memory: Any) -> None:
-        self._memory = memory
-
-    def info(self, path: str) -> dict[str, Any]:
-        return {**self._memory.info("/" + path.removeprefix("s3://").strip("/")), "ETag": "x"}
-
-    def find(self, path: str, maxdepth: int | None, detail: bool) -> dict[str, Any]:
-        said = self._memory.find("/" + path.removeprefix("s3://").strip("/"), maxdepth=maxdepth, detail=detail)
-        return {name.lstrip("/"): {**info, "ETag": "x"} for name, info in said.items()}
-
-    def _strip_protocol(self, path: str) -> str:
-        return path.removeprefix("s3://").rstrip("/")
+        for part in written.PARTS:
+            ours, theirs = (named(part_of(found, part, "jsonl")) for found in (here, there))
+            assert theirs == [(file.replace(str(folder), "s3://bucket/some"), name) for file, name in ours] and ours
+        program = fsspec.filesystem("s3", skip_instance_cache=True)
+        assert program.cat_file(theirs[0][0]) == Path(ours[0][0]).read_bytes()
 
 
 def test_images_stay_where_they_are_though_data_are_brought_to_nodes(tmp_path: Path, folder: Path) -> None:
