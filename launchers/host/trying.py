@@ -88,6 +88,8 @@ class Try:
         """Send the ranks what the supervisor was sent, in the program's own words."""
         if self.ranks is not None and number == signal.SIGUSR2:
             self.ranks.give_notice(signal.Signals[self.plan.notice])
+        elif self.ranks is not None and self.plan.launcher == "slurm":  # who gives a grace time ends it, too
+            self.ranks.give_notice(signal.SIGTERM)
         elif self.ranks is not None:
             self.ranks.tell(signal.SIGTERM)
 
