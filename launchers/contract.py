@@ -83,12 +83,13 @@ def tracked(experiment: str | None, metric: str | None, run_name: str) -> dict[s
     return {**said, "AIP_EXPERIMENT_NAME": experiment, "AIP_EXPERIMENT_RUN_NAME": run_name} if experiment else said
 
 
-def meeting(cluster: Cluster) -> dict[str, str]:
-    """Where the ranks meet: the first host, on a port that was free there; `torchrun --rdzv-endpoint` takes it too."""
+def meeting(cluster: Cluster, nodes: int) -> dict[str, str]:
+    """Where the ranks meet: the first host, on a port that was free there; `torchrun --rdzv-endpoint` takes it too.
+    So many nodes count for NODE_RANK: on this machine one host stands for several."""
     return {
         "MASTER_ADDR": cluster.pools[0].hosts[0],
         "MASTER_PORT": port_text(cluster.port, 0),
-        "NNODES": str(sum(len(pool.hosts) for pool in cluster.pools)),
+        "NNODES": str(nodes),
     }
 
 

@@ -93,16 +93,27 @@ def plan_text(shown: Planned) -> Iterator[str]:
         yield from _titled(title, shown.finish.rstrip("\n").split("\n")[-1])
     besides = ", and what Slurm sets" if plan.launcher == "slurm" else ""
     title = f"environment of rank {shown.rank} (--rank){besides}"
-    yield from _titled(title, "\n".join(_variables(shown.environment)))
+    yield from _titled(title, "\n".join([*_variables(shown.environment), *_secrets(plan)]))
     yield from _titled(f"spec of member {member}", yaml.safe_dump(shown.spec, sort_keys=False, allow_unicode=True))
 
 
 def _held_to(plan: Plan) -> Iterator[str]:
-    """The limits that stand in no batch script, as we see to them ourselves."""
+    """The limits that stand in no batch script, as we see to them ourselves, and where there are none."""
     if plan.time_limit_min is not None:
         yield f"  {plan.time_limit_min} min at a time (machine.time_limit_min): it is told to save, and goes on anew"
     if sizes_gb := dict.fromkeys(f"{pool.mem_gb:g}" for pool in plan.pools if pool.mem_gb is not None):
         yield f"  {' or '.join(sizes_gb)} GB on a node (machine.mem_gb): what takes more is ended"
+    if free := [pool.name for pool in plan.pools if pool.container is None]:
+        whose = "" if len(free) == len(plan.pools) else f" for {', '.join(free)}"
+        yield f"  no container{whose}: the program sees all of its host, your home and the environment there"
+
+
+def _secrets(plan: Plan) -> Iterator[str]:
+    """Where each comes from; its value nobody sees before the program does."""
+    for name, secret in sorted(plan.secrets.items()):
+        said = {"env": secret.env, "file": secret.file, "command": shlex.join(secret.command or ()) or None}
+        kind, origin = next((kind, value) for kind, value in said.items() if value is not None)
+        yield f"{name}{'_FILE' if secret.through == 'file' else ''}=<secret, from {kind} {origin}>"
 
 
 def _variables(environment: Mapping[str, str]) -> Iterator[str]:

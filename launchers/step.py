@@ -170,7 +170,7 @@ def _environment(of: _Attempt, all_pools: Cluster, said: Mapping[str, str]) -> d
         **said,
         **contract.names(Path(plan.run_dir), plan.job, of.member, of.number),
         **contract.tracked(plan.experiment, plan.metric, run_name),
-        **contract.meeting(all_pools),
+        **contract.meeting(all_pools, sum(pool.nodes for pool in plan.pools)),
         **({"FAIRLEAD_POOL": of.pool.name} if of.unit is not None else {}),
         **({"CLOUD_ML_TRIAL_ID": all_pools.trial} if all_pools.trial is not None else {}),
         **(exported.variables(plan.export, plan.run_dir, of.member) if plan.export else {}),

@@ -28,6 +28,14 @@ DISK_WORDS = (*(os.strerror(number) for number in DISK_ERRORS), "unexpected pos"
 # torch's, of a data loader process that was killed; one that ends itself "exited unexpectedly with exit code" (2.13).
 LOADER_KILLED = re.compile(r"^DataLoader worker \(pid \d+\) is killed by signal")
 
+# Of what drives a card, in words alone: torch's own types tell no cause (torch 2.13, and CUDA's, cuDNN's and cuBLAS's
+# names of their errors, which ROCm's libraries take over).
+CARD_FULL = re.compile(r"(?:CUDA|HIP) error: out of memory|STATUS_ALLOC_FAILED")
+CARD_FAILED = re.compile(r"\b(?:CUDA|HIP)(?: driver)? error: |STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)")
+CARD_MISUSED = re.compile(
+    r"device-side assert|no kernel image|invalid[ _]|not[ _]supported|bad[ _]param", re.IGNORECASE
+)
+
 LEFT = "left.json"
 """Of an attempt: what rank 0 says of how it left, where it left with less than it had."""
 
@@ -45,18 +53,24 @@ class RendezvousError(Exception):
     """The ranks did not find each other in time."""
 
 
+class CardLost(Exception):
+    """The card that Slurm gave is not there."""
+
+
 def cause(error: BaseException) -> str:
     """Whose turn it is: `rendezvous` when ranks did not meet or lost each other, `out_of_memory`, `site` when the
-    disk is full or broken, `crash` when a process that reads data was killed, or `user_error`."""
+    disk is full or broken, `crash` when a process that reads data was killed or a card failed, or `user_error`."""
     text, kinds = str(error), _kinds(error)
     if isinstance(error, UserError):
         return "user_error"
-    if kinds & {"OutOfMemoryError", "MemoryError"} or "can't allocate memory" in text:
+    if kinds & {"OutOfMemoryError", "MemoryError"} or "can't allocate memory" in text or CARD_FULL.search(text):
         return "out_of_memory"
     if kinds & {"RendezvousError", "_DistError", "DistError"}:
         return "rendezvous"
     if any(_is_of_the_disk(e) for e in _chain(error)):
         return "site"
+    if _is_of_the_card(error):
+        return "crash"
     if "RuntimeError" in kinds and any(words in text for words in PEER_LOST):
         return "rendezvous"
     if any(isinstance(e, RuntimeError) and LOADER_KILLED.match(str(e)) for e in _chain(error)):
@@ -84,6 +98,13 @@ def _is_of_the_disk(error: BaseException) -> bool:
     return bool(_kinds(error) & {"OSError", "SafetensorError", "RuntimeError"}) and any(
         w in str(error) for w in DISK_WORDS
     )
+
+
+def _is_of_the_card(error: BaseException) -> bool:
+    """The card's own failing or its driver's, not what a program did wrong; who cannot be told apart is tried again."""
+    text = str(error)
+    failed = isinstance(error, RuntimeError) and CARD_FAILED.search(text) and not CARD_MISUSED.search(text)
+    return bool(failed) or isinstance(error, CardLost)
 
 
 def _is_elsewhere(path: object) -> bool:

@@ -5,11 +5,29 @@ As in rules.py: a rule's parameters name the sections it looks at, and check.py 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+from conf.document import to_document
 from conf.machine_schema import Container, Machine
 
 Finding = tuple[str, str, str]
+INSIDE = ("image", "recipe", "dockerfile", "digest", "workdir", "writable", "binds", "host_env", "host_shm")
+"""Keys that mean nothing without a container."""
+
+
+def what_is_said_of_a_container_has_one(container: Container) -> Iterator[Finding]:
+    """A program that was meant for an image would run on the host, which may be quite another."""
+    if container.runtime != "none":
+        return
+    default = {name: field.default for name, field in Container.__dataclass_fields__.items()}
+    for name in INSIDE:
+        value = getattr(container, name)
+        if value != default[name]:
+            said = repr(value) if isinstance(value, str) else json.dumps(to_document(value))
+            what = f"container.{name} is {said}, but container.runtime is 'none': the program runs on the host"
+            do = "add container.runtime=apptainer, or choose a container (container=pytorch-cpu), or leave it out"
+            yield what, f"container.{name}", do
 
 
 def shared_memory_fits_the_machine(container: Container, machine: Machine) -> Iterator[Finding]:

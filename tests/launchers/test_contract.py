@@ -193,7 +193,7 @@ def test_rank_lines_say_what_the_plan_shows_for_every_rank(tmp_path: Path) -> No
 def test_rank_lines_ports_of_a_host_are_no_two_the_same() -> None:
     found = cluster([pool(0, 1, 3)], 20000)
     names = ("MASTER_PORT", *contract.PROFILER_PORTS)
-    said = {**NAMES, **contract.meeting(found)}
+    said = {**NAMES, **contract.meeting(found, 1)}
     ports = [contract.of_rank(found, said, rank)[name] for rank in range(3) for name in names]
     ports += [address.partition(":")[2] for group in groups(found) for address in group.addresses]
 

@@ -112,3 +112,17 @@ def test_plan_text_says_where_no_script_does_which_limits_are_kept(launcher: str
     text = "\n".join(plan_text(shown))
     assert ("10080 min at a time (machine.time_limit_min)" in text) is said
     assert ("1024 GB on a node (machine.mem_gb)" in text) is said
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_plan_text_says_what_a_program_without_a_container_sees_and_whence_a_secret_comes(free: bool) -> None:
+    secrets = ("secrets.TOKEN.env=HF_TOKEN", "secrets.KEY.file=/srv/key", "secrets.KEY.through=file")
+    spec = composed("launcher=slurm", "experiment=digits", *COMMAND, *secrets)
+    plan = planned(spec if free else boxed(spec))
+    step = step_of(plan, 0, 0)
+    seen = {"rank": 0, "environment": step.env}
+    shown = Planned(plan=plan, scripts={}, step=step, member=0, points=[{}], spec={}, alike=True, **seen)
+
+    text = "\n".join(plan_text(shown))
+    assert ("  no container: the program sees all of its host" in text) is free
+    assert "\nKEY_FILE=<secret, from file /srv/key>\nTOKEN=<secret, from env HF_TOKEN>\n" in text

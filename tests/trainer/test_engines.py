@@ -19,8 +19,8 @@ from tests.trainer.ranks import ROOT, free_port
 from trainer.checkpoints.state import read, rest, write
 from trainer.components import kinds, part
 from trainer.engines import Engine, Place
-from trainer.failure import UserError, cause
-from trainer.parallel.group import Group
+from trainer.failure import CardLost, UserError, cause
+from trainer.parallel.group import GIVEN, Group, device
 from trainer.rank import Rank
 
 ALL = Group(0, 1)
@@ -132,6 +132,33 @@ def test_engine_tells_the_norm_where_it_is_wanted_and_no_weight_changes_for_it(k
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, UserError),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_JOB_GPUS": ""}, UserError),
+        ({"SLURM_STEP_GPUS": "0,1"}, CardLost),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, CardLost),
+    ],
+)
+def test_device_that_slurm_gave_and_torch_does_not_see_is_the_nodes_fault(
+    environ: dict[str, str], expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+
+    with pytest.raises(expected, match="torch sees no card"):
+        device("cuda", ALONE)
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    with pytest.raises(UserError, match="built for this accelerator"):
+        device("cuda", ALONE)
+
+
 @pytest.mark.parametrize("kind", kinds("engine"))
 def test_engine_precision_it_does_not_have_is_refused(kind: str) -> None:
     with pytest.raises(UserError, match="cannot compute in fp8"):
@@ -150,7 +177,7 @@ def test_deepspeed_a_norm_for_which_there_is_no_kernel_is_refused_by_name(precis
 def test_join_a_rank_that_never_comes_is_a_rendezvous_error() -> None:
     script = f"""
 from trainer.parallel.group import join
-from trainer.parallel.group import Group
+from trainer.parallel.group import GIVEN, Group, device
 from trainer.rank import Rank
 from trainer.checkpoints.state import read, rest, write
 from trainer.failure import RendezvousError
@@ -175,6 +202,16 @@ except RendezvousError as e:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
         (torch.distributed.DistNetworkError("x"), "rendezvous"),
         (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [10.0.0.1]"), "rendezvous"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), "crash"),
+        (torch.AcceleratorError("HIP error: the launch timed out and was terminated"), "crash"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "crash"),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "crash"),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "user_error"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "user_error"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"), "user_error"),
+        (CardLost("torch sees no card"), "crash"),
     ],
 )
 def test_cause_of_a_death(error: Exception, expected: str) -> None:

@@ -6,6 +6,7 @@ a device. One rank alone opens no port and needs no network.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,13 +15,17 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from trainer.failure import RendezvousError, UserError
+from trainer.failure import CardLost, RendezvousError, UserError
 from trainer.rank import Rank
 
 T = TypeVar("T")
 
 MEETING_S = 300
 """Containers of one step start within seconds of each other, but a cold file system takes minutes."""
+
+GIVEN = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""What Slurm says of the cards that a step has («Generic Resource (GRES) Scheduling»)."""
+NO_CARD = ("", "-1", "NoDevFiles")
 
 SILENCE_S = 1800
 """How long a rank waits for the others: rank 0 alone writes checkpoints and exports the model."""
@@ -135,11 +140,11 @@ def device(kind: str, rank: Rank) -> torch.device:
         return torch.device("cpu")
     visible = torch.cuda.device_count()
     if not visible:
-        raise UserError(
-            "accelerator.device is cuda, but torch sees no card",
-            f"rank {rank.number}, torch {torch.__version__}",
-            "choose a container whose torch is built for this accelerator, or accelerator=none",
-        )
+        what = "accelerator.device is cuda, but torch sees no card"
+        if given := _given():
+            raise CardLost(f"{what}, and Slurm gave one ({given}): its driver, or accelerator.container_flag")
+        do = "choose a container whose torch is built for this accelerator, or accelerator=none"
+        raise UserError(what, f"rank {rank.number}, torch {torch.__version__}", do)
     index = 0 if visible == 1 else rank.local
     if index >= visible:
         raise UserError(
@@ -149,3 +154,9 @@ def device(kind: str, rank: Rank) -> torch.device:
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def _given() -> str:
+    """What Slurm gave a rank whose torch could drive it; empty where it gave none, or this torch is for CPUs alone."""
+    said = (f"{name}={value}" for name in GIVEN if (value := os.environ.get(name, "").strip()) not in NO_CARD)
+    return next(said, "") if torch.backends.cuda.is_built() else ""

@@ -131,6 +131,16 @@ OF_MACHINES: Cases = {
             "container.dockerfile=no/file",
         ),
     ],
+    "what_is_said_of_a_container_has_one": [
+        (
+            ("container.image=docker://host/x:1",),
+            ("'docker://host/x:1'", "container.runtime is 'none'"),
+            "container.image=docker://host/x:1",
+        ),
+        (("container.recipe=pytorch-cpu",), ("'pytorch-cpu'", "runs on the host"), "container.recipe=pytorch-cpu"),
+        (("container.host_env=[HOME]",), ('["HOME"]', "runtime is 'none'"), "container.host_env"),
+        (("container.binds=[{source: /tmp}]",), ('"/tmp"', "runtime is 'none'"), "container.binds"),
+    ],
     "shared_memory_fits_the_machine": [
         (("container.shm_gb=1",), ("1", "there is no container"), "container.shm_gb=1"),
         (
