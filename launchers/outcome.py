@@ -47,6 +47,7 @@ ABORTED = re.compile(r"^srun: Job step aborted|CANCELLED AT ", re.MULTILINE)
 OTHER_EXPERIMENT = re.compile("active experiment ID does not match environment run ID")
 OTHER_EXPERIMENT_DO = " (give tracking.experiment the name that the program gives mlflow.set_experiment)"
 """MLflow's client, which is in a run of ours already when the program chooses an experiment."""
+UNSAVED = "did not save before the time limit"
 NO_MEMORY = "{} when the node had no memory left: that is how Linux makes room"
 CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS)
 DEATHS = {signal.strsignal(number) or "": int(number) for number in CRASHES}
@@ -113,6 +114,8 @@ class Evidence:
     """Of several pools: which worker failed for good."""
     offset: int = 0
     """What the ranks that srun names count from."""
+    resumes: bool = False
+    """It has saved since this attempt began, and will go on from there: our trainer."""
     disk: str = ""
     """Why the supervisor could not write where the run is, after the ranks had left."""
     kernel_kills: int = 0
@@ -201,7 +204,8 @@ def _state_of(seen: Evidence, first: Mapping[str, Any], log: str) -> tuple[State
         (out_of_memory, "FAILED", "out_of_memory", said or _memory_said(slurm, log)),
         (_starved(seen, first), "FAILED", "out_of_memory", NO_MEMORY.format(died)),
         (disk := _disk_said(seen, first, log), "FAILED", "site", said if first else disk),
-        (noticed or TIMED_OUT.search(slurm), "FAILED", "timeout", "did not save before the time limit"),
+        (noticed and seen.resumes and not TIMED_OUT.search(slurm), "REQUEUED", "timeout", f"{UNSAVED}, but earlier"),
+        (noticed or TIMED_OUT.search(slurm), "FAILED", "timeout", UNSAVED),
         (NODE_FAILURE.search(slurm), "REQUEUED", "node_failure", "a node was lost"),
         (seen.worker, "FAILED", "worker", seen.worker),
         (_crashed(seen, first), "FAILED", "crash", died),

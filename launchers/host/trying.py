@@ -44,6 +44,7 @@ from launchers.run_folder.record import (
     write_json,
     write_text,
 )
+from launchers.run_folder.saved import has_saved
 from launchers.step import Start, end_name, step_of
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Try:
             first_rank=self.ranks.first_rank if self.ranks else None,
             worker=self.ranks.blame if self.ranks else "",
             offset=self.ranks.offset if self.ranks else 0,
+            resumes=code != 0 and self.plan.pools[0].ours and has_saved(self.attempt),
             rank_errors=_errors_of(self.attempt),
             step_text=said,
             disk=why_not_writable(self.attempt.path) if code else "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 
 from launchers.outcome import FINAL
-from launchers.run_folder.record import Member, read_json
+from launchers.run_folder.record import Attempt, Member, read_json
 
 Saved = frozenset[tuple[str, int]]
 """Names and times of checkpoints: another program may write under the same name again."""
@@ -27,6 +27,13 @@ def saved_by(member: Member) -> Saved:
                 with contextlib.suppress(FileNotFoundError):
                     found.add((path.name, path.stat().st_mtime_ns))
     return frozenset(found)
+
+
+def has_saved(attempt: Attempt) -> bool:
+    """Whether there is a checkpoint that was not there when an attempt began."""
+    began = read_json(attempt.path / "started.json") or {}
+    before = frozenset((name, at_ns) for name, at_ns in began.get("saved", ()))
+    return bool(saved_by(Member(attempt.path.parent)) - before)
 
 
 def lost_by(member: Member) -> list[str]:

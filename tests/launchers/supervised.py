@@ -39,7 +39,8 @@ def maker(workdir: Path) -> Make:
         run.path.mkdir(parents=True)
         argv = more.pop("argv", (sys.executable, "-Sc", program))
         nodes, env = more.pop("nodes", 1), more.pop("env", {})
-        pool = pool_plan(argv, nodes=nodes, ranks_per_node=ranks, env=env)
+        of_pool = {"nodes": nodes, "ranks_per_node": ranks, "env": env, "stage_dir": more.pop("stage_dir", None)}
+        pool = pool_plan(argv, **of_pool)
         plan = plan_of_run(run, pool, members=members, **more)
         write_json(run.plan, plans_document([plan]))
         write_json(run.spec, {"name": "d", "model": {"kind": "cnn", "options": {"width": 1}}, "seed": 1})

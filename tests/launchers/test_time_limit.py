@@ -68,6 +68,20 @@ def test_program_that_does_not_leave_is_ended(make_run: Make, start: Start) -> N
     until(lambda: not alive(str(run.path)))
 
 
+@pytest.mark.parametrize(("ours", "saves", "state"), [(1, 1, "REQUEUED"), (1, 0, "FAILED"), (0, 1, "FAILED")])
+def test_trainer_that_is_ended_at_the_limit_goes_on_from_what_it_saved_before(
+    make_run: Make, start: Start, tmp_path: Path, ours: int, saves: int, state: str
+) -> None:
+    """Another program may well begin anew, again and again."""
+    save = 'os.mkdir(os.environ["AIP_CHECKPOINT_DIR"] + "step-00000006")\nopen(' if saves else "open("
+    stage = {"stage_dir": str(tmp_path / "staged")} if ours else {}
+    run = make_run(STUBBORN.replace("open(", save), notice="SIGTERM", **SOON, **stage)
+
+    assert ended(start(run, patch=KILLED_SOON)) == 1
+
+    assert (outcome(run)["state"], outcome(run)["cause"]) == (state, "timeout")
+
+
 def test_program_may_use_all_of_its_notice(make_run: Make, start: Start) -> None:
     """It is no word to end, after which a program has KILL_AFTER_S."""
     slow = SAVE_ON_TERM.replace("print(", "time.sleep(1); print(")
