@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from launchers.host.policy import suspect
 
 USABLE = "idle,allocated,mixed,completing"
 NONE = "(null)"
+SOME_OF = re.compile(r"[|\[\]()*]")
+"""In a job's features, where not all of them are for every node (sbatch(1), --constraint)."""
 SAY = """trap "" TERM; job=$1; shift; scontrol requeue "$job" && scontrol update JobId="$job" "$@" """
 NO_DEADLINE = "2099-01-01T00:00:00"
 LOST_OFTEN = 2
@@ -26,15 +29,18 @@ LOST_OFTEN = 2
 
 def hosts_to_avoid(host: str) -> str:
     """The hosts that this job excludes, with this one more; empty where it could never run then, as far as that can be
-    seen: too few other hosts, or hosts and features asked for by name."""
+    seen: too few other hosts with all its features, hosts asked for by name, or features of which some will do."""
     with contextlib.suppress(CommandError, ValueError, KeyError):
         job = described()
-        if job.get("Features", NONE) != NONE or job.get("ReqNodeList", NONE) != NONE:
+        features = job.get("Features", NONE)
+        wanted = set() if features == NONE else set(features.split("&"))
+        if any(SOME_OF.search(name) for name in wanted) or job.get("ReqNodeList", NONE) != NONE:
             return ""
         before = job.get("ExcNodeList", NONE)
         avoided = {host, *(_names(before) if before != NONE else ())}
         listed = ["sinfo", "--noheader", "--Node", f"--partition={job['Partition']}", f"--states={USABLE}"]
-        there = set(output_of([*listed, "--format=%N"], timeout_s=30).split())
+        said = [line.split() for line in output_of([*listed, "--format=%N %f"], timeout_s=30).splitlines()]
+        there = {name for name, *has in said if wanted <= set(",".join(has).split(","))}
         if len(there - avoided) >= int(job["NumNodes"].partition("-")[0]):
             return ",".join(sorted(avoided))
     return ""

@@ -36,13 +36,15 @@ def on_slurm(fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
 @pytest.mark.parametrize(
     ("features", "excluded", "hosts", "avoided"),
     [
-        ("(null)", "(null)", "n1 n2 n3 n4", "n1"),
-        ("(null)", "n[2-3]", "n1 n2 n3 n4", "n1,n2,n3"),
-        ("(null)", "n[2-3]", "n1 n2 n3", ""),
-        ("bigmem", "(null)", "n1 n2 n3 n4", ""),
+        ("(null)", "(null)", "n1\\nn2\\nn3\\nn4", "n1"),
+        ("(null)", "n[2-3]", "n1\\nn2\\nn3\\nn4", "n1,n2,n3"),
+        ("(null)", "n[2-3]", "n1\\nn2\\nn3", ""),
+        ("a100&ib", "(null)", "n1 a100,ib\\nn2 ib\\nn3 ib,nvme,a100", "n1"),
+        ("a100&ib", "(null)", "n1 a100,ib\\nn2 ib\\nn3 (null)", ""),
+        ("a100|h100", "(null)", "n1 a100\\nn2 a100", ""),
         ("(null)", "(null)", "n1", ""),
     ],
-    ids=["others are there", "one more", "all excluded", "by feature", "alone"],
+    ids=["others are there", "one more", "all excluded", "of all features", "without them", "some of them", "alone"],
 )
 def test_supervise_slurm_host_on_which_every_attempt_crashed_is_avoided(
     on_slurm: Any, make_run: Make, start: Start, features: str, excluded: str, hosts: str, avoided: str
@@ -62,7 +64,7 @@ def test_supervise_slurm_host_on_which_every_attempt_crashed_is_avoided(
 
 def test_supervise_slurm_goes_elsewhere_as_often_as_it_may(on_slurm: Any, make_run: Make, start: Start) -> None:
     on_slurm.put("scontrol", TALKING % ("(null)", "(null)"))
-    on_slurm.put("sinfo", "print('n1 n2 n3 n4')")
+    on_slurm.put("sinfo", "print('n1\\nn2\\nn3\\nn4')")
     run = make_run(CRASHES, ranks=2, launcher="slurm", restarts=ELSEWHERE)
     patch = "import launchers.host.element as s, launchers.host.policy as p; s.REQUEUE_WAIT_S = 0; p.PAUSES_S = (0.0,)"
 
@@ -88,7 +90,7 @@ def test_supervise_slurm_host_that_was_lost_twice_and_is_given_again_is_avoided(
     on_slurm: Any, make_run: Make, start: Start, lost: tuple[str, ...], nodes: str, goes: bool
 ) -> None:
     on_slurm.put("scontrol", TALKING % ("(null)", "(null)"))
-    on_slurm.put("sinfo", "print('n1 n2 n3 n4')")
+    on_slurm.put("sinfo", "print('n1\\nn2\\nn3\\nn4')")
     run = make_run("print('trained')", launcher="slurm", restarts=ELSEWHERE)
     for number, host in enumerate(lost):
         attempt = run.member(0).path / f"attempt-{number}"
