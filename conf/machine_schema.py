@@ -115,7 +115,8 @@ class Container:
     pulled at launch where the store does not have it. None with a recipe: the image built from it."""
     digest: Digest | None = None
     """sha256 of the SIF, or of a reference's manifest: then its tag may move, and an image that the store has needs no
-    registry. What ran is filled in at launch, and verified on every node."""
+    registry. What ran is filled in at launch, and verified on the first node of each attempt; on every node where each
+    copies it to its own disk (site.image_local)."""
     workdir: Word | None = None
     """Folder in which the image's own entry point starts (job=command, job.command=[]); None is what the image says,
     where it was pulled from a registry, else the member's copy of the project."""
@@ -141,7 +142,8 @@ class Container:
     env: Mapping[VariableName, Text] = dataclasses.field(default_factory=dict)
     """Environment the program gets besides the contract's own."""
     host_env: tuple[VariableName, ...] = ()
-    """Names of variables that the program gets as the node has them; of the others it sees none."""
+    """Names of variables that the program gets as the node has them (in a held allocation as `pool up` had them); of
+    the others it sees none."""
     host_shm: bool = False
     """See the node's whole /dev/shm. Otherwise a part of it that the ranks of this run on a node share, and nobody else
     sees; it has no limit of its own, and is removed after the attempt."""

@@ -36,6 +36,10 @@ def plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=_number, default=0, help="whose environment is shown (default 0)")
 
 
+def explained(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("keys", nargs="*", metavar="KEY", help="such as train, machine.mem_gb, data.images, engine")
+
+
 def nothing(parser: argparse.ArgumentParser) -> None:
     """The verb takes no more than --json."""
 

@@ -27,13 +27,14 @@ usage: fairlead VERB ...
   launch [OVERRIDES] [-m]     submit and return (launcher=local: run here, with progress)
   plan   [OVERRIDES] [-m]     what would run, exactly; submits nothing
   check  [OVERRIDES] [-m]     plan, then ask the real cluster
+  explain [KEY ...]           what a key means and may be: machine.mem_gb, train, data.images
   status [JOB]                what state a job is in          list            all jobs
   logs   [JOB]                what its ranks said             wait [JOB]      until it ends
   best   [JOB]                what a sweep found, to rerun    report [JOB]    where time and money went
   cancel JOB                  end it                          retry JOB       run again what failed
   extend JOB                  give a search more trials       sync [JOB]      deliver to the tracking store
   prove  [OVERRIDES]          that a job ends with the same bits however often it is killed
-  image  ...                  build, list, verify
+  image  ...                  build, pull, list, verify, prune
   shell  JOB [-- COMMAND]     a shell beside a running rank, in its container
   notebook [OVERRIDES]        JupyterLab as a job, and how to reach it
   pool   up|down|list NAME    hold an allocation that jobs run in without queueing

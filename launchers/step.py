@@ -225,7 +225,7 @@ def _pool_hosts(plan: Plan, pool: PoolPlan, hosts: tuple[str, ...], own: Sequenc
     each = pool.ranks if plan.launcher == "local" else pool.ranks_per_node
     machine = {
         "machine_type": str(plan.sbatch.get("partition", plan.launcher)),
-        **({"accelerator_type": kind or "gpu", "accelerator_count": max(1, cards // each)} if cards else {}),
+        **({"accelerator_type": kind or str(pool.gres).partition(":")[0], "accelerator_count": max(1, cards // each)} if cards else {}),
     }
     image = pool.container.image if pool.container else None
     spec = contract.worker_pool_spec((*pool.program, *own), image, pool.env, machine)

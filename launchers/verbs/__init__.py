@@ -17,6 +17,7 @@ VERBS: dict[str, Verb] = {
     "launch": (takes.launch_options, starting.launch),
     "plan": (takes.plan_options, starting.plan),
     "check": (takes.overrides, starting.check),
+    "explain": (takes.explained, looking.explain),
     "status": (takes.job, looking.status),
     "list": (takes.nothing, looking.list_jobs),
     "logs": (takes.logs_options, looking.logs),

@@ -1,8 +1,9 @@
-"""Verbs that show what there is, and change nothing that runs: status, list, logs, best, report."""
+"""Verbs that show what there is, and change nothing that runs: explain, status, list, logs, best, report."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import sys
@@ -15,6 +16,21 @@ from launchers.verbs.printed import print_json, print_lines, say, status_documen
 
 if TYPE_CHECKING:
     pass
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """What keys mean, what they may be and what they are where nothing is said; of a section all, and what there is to
+    choose from. Without a key, what can be asked for."""
+    from launchers import show_keys
+    from launchers.config.explained import all_names, explained
+
+    if not arguments.keys:
+        names = all_names()
+        print_json(names) if arguments.json else print_lines(show_keys.names_text(names))
+        return EXIT_DONE
+    found = [one for key in arguments.keys for one in explained(key)]
+    print_json([dataclasses.asdict(one) for one in found]) if arguments.json else print_lines(show_keys.text(found))
+    return EXIT_DONE
 
 
 def status(arguments: argparse.Namespace) -> int:

@@ -65,7 +65,8 @@ def pool(arguments: argparse.Namespace) -> int:
 
 
 def shell(arguments: argparse.Namespace) -> int:
-    """Open a shell beside a running rank: in its container, with its mounts, environment and scratch folder.
+    """Open a shell beside a running rank: in its container, with its mounts, environment (but for its secrets) and
+    scratch folder.
     With `-- COMMAND ...` run that and return: 0 when it succeeded, 1 when not."""
     from launchers import shell
     from launchers.run_folder import index

@@ -18,7 +18,7 @@ from tests.launchers.over import ended_run
 
 VERBS = {
     *("launch", "plan", "check", "status", "list", "logs", "wait", "cancel", "retry", "sync", "image"),
-    *("best", "report", "extend", "prove", "pool", "shell", "notebook"),
+    *("best", "report", "extend", "prove", "pool", "shell", "notebook", "explain"),
 }
 KEYS = {
     "Spec": "name seed job pools data engine model optimizer train objective tracking launcher site staging sweep "
