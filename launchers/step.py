@@ -222,10 +222,11 @@ def _cluster(plan: Plan, member: int, own: Sequence[str], located: Located | Non
 
 def _pool_hosts(plan: Plan, pool: PoolPlan, hosts: tuple[str, ...], own: Sequence[str]) -> PoolHosts:
     kind, cards = contract.cards_of(pool.gres)
+    kind = kind or str(pool.gres).partition(":")[0]
     each = pool.ranks if plan.launcher == "local" else pool.ranks_per_node
     machine = {
         "machine_type": str(plan.sbatch.get("partition", plan.launcher)),
-        **({"accelerator_type": kind or str(pool.gres).partition(":")[0], "accelerator_count": max(1, cards // each)} if cards else {}),
+        **({"accelerator_type": kind, "accelerator_count": max(1, cards // each)} if cards else {}),
     }
     image = pool.container.image if pool.container else None
     spec = contract.worker_pool_spec((*pool.program, *own), image, pool.env, machine)
