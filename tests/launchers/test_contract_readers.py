@@ -34,7 +34,7 @@ def laptop(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 def launched(laptop: Cluster, *overrides: str) -> tuple[Path, list[dict[str, Any]]]:
     (laptop.work / "train.py").write_text(PROGRAM)
     laptop.fairlead("launch", "job=command", f"job.command=[{sys.executable},train.py]", *overrides)
-    (run,) = (laptop.work / "runs").glob("run-*")
+    (run,) = (laptop.work / "runs").glob("run[-.]*")
     return run, [json.loads(path.read_text()) for path in sorted(run.glob("members/0/model/seen-*.json"))]
 
 
@@ -56,3 +56,24 @@ def test_readers_of_vertex_read_the_contract_of_every_rank(laptop: Cluster) -> N
     ports = [*(address.partition(":")[2] for address in listed)]
     ports += [seen[name] for seen in (first, second) for name in ("tf_profiler_port", "http_handler_port")]
     assert len(set(ports)) == 6 and all(port.isdigit() for port in ports)
+
+
+def test_readers_of_vertex_read_several_pools_of_which_one_is_empty_in_a_trial(laptop: Cluster) -> None:
+    pools = "pools=[{},{machine: {nodes: 2}},{},{machine: {nodes: 1}}]"
+    search = (
+        "sweep={kind: search, algorithm: random, trials: 1, parameters: {params.lr: {type: double, min: 0, max: 1}}}"
+    )
+    metric = ("objective.metric=loss", "objective.goal=minimize", "job.metrics.kind=hypertune")
+
+    run, seen = launched(laptop, pools, search, *metric)
+
+    (first, *others) = seen
+    sizes = {name: len(addresses) for name, addresses in first["cluster_spec"]["cluster"].items()}
+    assert sizes == {"workerpool0": 1, "workerpool1": 2, "workerpool3": 1}
+    assert [one["cluster_spec"]["task"]["type"] for one in others] == ["workerpool1", "workerpool1", "workerpool3"]
+    assert all(one["cluster_spec"]["task"]["trial"] == "0" for one in seen)
+    assert [one["tf_config"]["task"] for one in seen][2:] == [
+        {"type": "worker", "index": 1, "trial": "0"},
+        {"type": "evaluator", "index": 0, "trial": "0"},
+    ]
+    assert {**first["cluster_spec"], "task": None} == {**others[-1]["cluster_spec"], "task": None}
