@@ -74,7 +74,7 @@ Digest = Annotated[
 CdiDevice = Annotated[
     str,
     Bound(
-        pattern=r"^[a-z0-9][a-z0-9.-]*/[a-z0-9][a-z0-9._-]*=[A-Za-z0-9][A-Za-z0-9._:-]*$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9._-]*=[A-Za-z0-9][A-Za-z0-9._:-]*$",
         words="vendor/class=device, such as nvidia.com/gpu=all",
     ),
 ]

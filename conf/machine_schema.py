@@ -83,9 +83,10 @@ class Accelerator:
     """The precision a run gets unless it says otherwise."""
     container_flag: Literal["nv", "rocm"] | None = None
     """Apptainer's switch that brings the host's driver libraries in."""
-    cdi: CdiDevice | None = None
-    """Devices by the Container Device Interface, such as nvidia.com/gpu=all, in place of the switch (a runtime with
-    --device). Which of them a rank may use is what Slurm assigned, whatever stands here."""
+    cdi: tuple[CdiDevice, ...] = ()
+    """Devices by the Container Device Interface, in place of the switch, looked up on each node in site.cdi_dirs. In
+    YAML cdi: [nvidia.com/gpu=all], in a shell 'accelerator.cdi=["nvidia.com/gpu=all"]' (Hydra wants = in quotes). Which
+    of them a rank may use is what Slurm assigned, whatever stands here. What is left undone: apptainer/cdi.py."""
     device: Literal["cpu", "cuda"] = "cpu"
     """torch device type (ROCm's is called cuda too)."""
     backend: Literal["gloo", "nccl"] = "gloo"

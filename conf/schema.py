@@ -157,6 +157,9 @@ class Site:
     binds: tuple[NodePath, ...] = ()
     """Paths that every container sees, read-only and at the same place, on nodes that have them: libraries of the
     fabric and its devices (/dev/infiniband), without which NCCL goes by TCP."""
+    cdi_dirs: tuple[NodePath, ...] = ("/etc/cdi", "/var/run/cdi")
+    """Folders in which nodes have what they say of devices (accelerator.cdi); a later one's come before an earlier
+    one's of the same name."""
     default_partition: Word | None = None
     default_account: Word | None = None
     scratch_dir: Word = "/tmp"

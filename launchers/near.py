@@ -1,4 +1,5 @@
-"""What a rank starts from, on its node's own disk: the words in front of its program, which start host/nearby.py.
+"""What a rank starts from that is its node's own: the words in front of its program, which start host/nearby.py for
+copies on the node's disk, and host/devices.py for devices.
 
 Pure, standard library only.
 """
@@ -61,3 +62,13 @@ def words(near: Near, place: Place, origins: Origins, begin: str) -> tuple[str, 
     }
     file = f"{place.run_dir}/code/fairlead/launchers/host/nearby.py"
     return (place.python, "-IS", file, json.dumps(settings)) if settings["origins"] else ()
+
+
+def device_words(box: ContainerPlan | None, place: Place) -> tuple[str, ...]:
+    """Directly in front of the container's own, which become others by them: without -S, as specifications in YAML are
+    read by the package that the host's Python has for it. Empty where no devices are asked for by CDI."""
+    if box is None or not box.devices:
+        return ()
+    settings = {"devices": list(box.devices), "folders": list(box.cdi_dirs), "scratch": place.scratch}
+    file = f"{place.run_dir}/code/fairlead/launchers/host/devices.py"
+    return (place.python, "-I", file, json.dumps(settings))

@@ -19,7 +19,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from conf import locations, machine_schema, schema
-from launchers.apptainer import image_pull, registry, sif, signature
+from launchers.apptainer import cdi, image_pull, registry, sif, signature
+from launchers.apptainer.cdi_specs import found_in
 from launchers.apptainer.container import ContainerPlan
 from launchers.command import output_of
 from launchers.delivery import store
@@ -68,6 +69,7 @@ def probe(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
         found |= dict.fromkeys(_guarded(_image, of_pool, pool_plan))
         found |= dict.fromkeys(_guarded(_address, of_pool, pool_plan))
         found |= dict.fromkeys(_binds(of_pool))
+        found |= dict.fromkeys(_guarded(_devices, of_pool, pool_plan))
     yield from found
     yield from _secrets(spec)
     yield from _guarded(_store, spec, plan)
@@ -216,10 +218,6 @@ def _image(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
     if box.image and "://" in box.image:
         yield _registry(wanted, spec.site)
         return
-    if spec.pools[0].accelerator.cdi and "--device" not in output_of([box.executable, "exec", "--help"]):
-        what = f"{box.executable} on this host knows no --device, which accelerator.cdi needs"
-        do = "name a runtime that does in site.apptainer, or leave cdi out and use container_flag (--nv, --rocm)"
-        yield _problem(what, f"accelerator.cdi={spec.pools[0].accelerator.cdi}", do)
     if box.image is None or not Path(box.image).exists():
         recipe = wanted.recipe or wanted.dockerfile
         yield Finding(True, f"the image is not built yet: launch builds it (or: fairlead image build {recipe})")
@@ -301,6 +299,19 @@ def _binds(spec: schema.Spec) -> Iterator[Finding]:
         else:
             do = "make it, or ignore this where only the nodes have it"
             yield _problem(f"the bind source {bind.source} is not on this host", "container.binds", do)
+
+
+def _devices(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
+    """As this host has them; where it is no node and has none, the nodes must be trusted."""
+    box = plan.pools[0].container
+    if box is None or not box.devices:
+        return
+    named = ", ".join(box.devices)
+    if plan.launcher != "local" and not found_in(box.cdi_dirs).devices:
+        yield Finding(True, f"{named}: only the nodes know, where it is looked up in {', '.join(box.cdi_dirs)}")
+        return
+    count = len(cdi.shown(box.devices, box.cdi_dirs).mounts)
+    yield Finding(True, f"{named}: this host has what its CDI specifications name, {count} mounts")
 
 
 def _store(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:

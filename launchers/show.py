@@ -86,6 +86,9 @@ def plan_text(shown: Planned) -> Iterator[str]:
         mounts = "\n".join([*listed, *(f"ro  {path}, where the node has it (site.binds)" for path in box.site_binds)])
         layer = ", and any other file of the image in a layer on the node's disk, rw" if box.writable else ""
         yield from _titled(f"mounts (and its own member folder, rw{layer})", mounts)
+        if box.devices:
+            title = f"devices by CDI, as each node has them in {', '.join(box.cdi_dirs)} (the last comes first)"
+            yield from _titled(title, "\n".join(box.devices))
         if box.escapes:
             yield from _titled("what the container opens of the host", "\n".join(box.escapes))
     if shown.finish:

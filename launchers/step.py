@@ -197,9 +197,11 @@ def _program(of: _Attempt, own: Sequence[str]) -> tuple[tuple[str, ...], str | N
 
 
 def _front(of: _Attempt) -> tuple[str, ...]:
-    """What stands between the rank and its log, behind what fetches copies to the node's disk."""
+    """What stands between the rank and its log, behind what fetches copies to the node's disk and before what shows the
+    container its devices."""
     plan, box = of.plan, of.pool.container
     front = wrapped.words(plan.wrapping, of.place, "" if box is None else container.PREFIX) if plan.wrapping else ()
+    front = (*front, *near.device_words(box, of.place))
     if plan.copies is None:
         return front
     origins = near.Origins(container=box, installed=of.pool.installed)

@@ -66,6 +66,10 @@ class ContainerPlan:
     """What the user opened in the isolation, in words."""
     architecture: str | None = None
     """Processors of the pool's nodes, where the user says."""
+    devices: tuple[str, ...] = ()
+    """By the Container Device Interface: what they are, each node says (cdi.py)."""
+    cdi_dirs: tuple[str, ...] = ()
+    """Where it says so."""
 
 
 def plan_of(
@@ -79,6 +83,7 @@ def plan_of(
         mounts.append(Mount(source=whole, target=whole))
     for bind in pool.container.binds:
         mounts.append(Mount(source=bind.source, target=bind.target or bind.source, writable=bind.writable))
+    devices = tuple(dict.fromkeys(pool.accelerator.cdi))
     action: Literal["exec", "run"] = "run" if spec.job.kind == "command" and not spec.job.command else "exec"
     return ContainerPlan(
         executable=spec.site.apptainer,
@@ -94,14 +99,15 @@ def plan_of(
         shm_gb=pool.container.shm_gb,
         escapes=_escapes(pool.container),
         architecture=pool.container.architecture,
+        devices=devices,
+        cdi_dirs=spec.site.cdi_dirs if devices else (),
     )
 
 
 def _device_flags(accelerator: machine_schema.Accelerator) -> tuple[str, ...]:
-    """What brings the cards in; which of them, Slurm has said in the environment and by its cgroup."""
-    if accelerator.cdi:
-        return ("--device", accelerator.cdi)
-    return (f"--{accelerator.container_flag}",) if accelerator.container_flag else ()
+    """What brings the cards in, unless CDI does (host/devices.py, as only a node knows how); which of them, Slurm has
+    said in the environment and by its cgroup."""
+    return (f"--{accelerator.container_flag}",) if accelerator.container_flag and not accelerator.cdi else ()
 
 
 def _escapes(box: machine_schema.Container) -> tuple[str, ...]:
@@ -153,6 +159,12 @@ def argv_of(box: ContainerPlan, member_dir: Path, scratch: str, cwd: str) -> tup
         cwd,
         box.image or "<built at launch>",
     )
+
+
+def with_options(argv: Sequence[str], options: Sequence[str]) -> list[str]:
+    """What `argv_of` made and the program's words behind it, with further options of its action."""
+    at = 1 + next(i for i, word in enumerate(argv) if i and word in ("exec", "run"))
+    return [*argv[:at], *options, *argv[at:]]
 
 
 def mounts_of(box: ContainerPlan, member_dir: Path) -> tuple[Mount, ...]:

@@ -1,4 +1,4 @@
-"""The rules of what a container gets of its node: shared memory, and copies on its disk.
+"""The rules of what a container gets of its node: shared memory, and devices.
 
 As in rules.py: a rule's parameters name the sections it looks at, and check.py finds it.
 """
@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator
 
 from conf.document import to_document
-from conf.machine_schema import Container, Machine
+from conf.machine_schema import Accelerator, Container, Machine
+from conf.schema import Site
 
 Finding = tuple[str, str, str]
 INSIDE = ("image", "recipe", "dockerfile", "digest", "workdir", "writable", "binds", "host_env", "host_shm")
@@ -44,3 +45,15 @@ def shared_memory_fits_the_machine(container: Container, machine: Machine) -> It
             f"and what lies in /dev/shm is part of that"
         )
         yield what, "container.shm_gb", "ask for more memory (machine.mem_gb), or for less of it in /dev/shm"
+
+
+def devices_are_shown_to_a_container(container: Container, accelerator: Accelerator, site: Site) -> Iterator[Finding]:
+    if not accelerator.cdi:
+        return
+    named = ", ".join(accelerator.cdi)
+    if container.runtime == "none":
+        what = f"accelerator.cdi is {named}, but there is no container: the program sees the node's devices"
+        yield what, "accelerator.cdi", "leave it out, or choose a container"
+    elif not site.cdi_dirs:
+        what = f"accelerator.cdi is {named}, but site.cdi_dirs is empty: nodes have nowhere to say what that is"
+        yield what, "site.cdi_dirs", "name the folders of the nodes' specifications: [/etc/cdi, /var/run/cdi]"

@@ -48,8 +48,8 @@ KEYS = {
     "Profile": "wait warmup active ranks",
     "Launcher": "kind pool max_parallel max_wait_min members_per_allocation sbatch",
     "ImageBuild": "bootstrap base options",
-    "Site": "name runs_dir images_dir python apptainer setup env binds default_partition default_account scratch_dir "
-    "stage_gb image_local local_gb node_mtbf_h currency registry_auth registry_http image_keys image_build",
+    "Site": "name runs_dir images_dir python apptainer setup env binds cdi_dirs default_partition default_account "
+    "scratch_dir stage_gb image_local local_gb node_mtbf_h currency registry_auth registry_http image_keys image_build",
     "Pool": "machine accelerator container number job",
     "Block": "product zip",
     "Subset": "count seed",

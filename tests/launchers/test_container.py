@@ -22,6 +22,7 @@ from launchers.apptainer.container import (
     plan_of,
     presence_lines,
     shm_lines,
+    with_options,
 )
 from launchers.config.check import check_all
 from launchers.search.expand import compose_all
@@ -186,12 +187,14 @@ def test_node_whose_shared_memory_is_short_is_named_with_both_sizes(
 @pytest.mark.parametrize("flag", ["nv", "rocm", None])
 def test_container_cdi_devices_stand_in_place_of_the_flag(spec: schema.Spec, flag: str | None) -> None:
     (pool,) = spec.pools
-    accelerator = dataclasses.replace(pool.accelerator, container_flag=flag, cdi="nvidia.com/gpu=all")  # type: ignore[arg-type]
+    named = ("nvidia.com/gpu=all", "nvidia.com/gpu=all", "a.org/b=0")
+    accelerator = dataclasses.replace(pool.accelerator, container_flag=flag, cdi=named)  # type: ignore[arg-type]
     boxed = dataclasses.replace(pool.container, runtime="apptainer", image="/i/x.sif")
     plan = plan_of(dataclasses.replace(pool, container=boxed, accelerator=accelerator), spec, Path("/r"), None, None)
 
-    assert plan.flags == ("--device", "nvidia.com/gpu=all")
-    assert not {"--nv", "--rocm", "--nvccli"} & set(argv(plan))
+    assert (plan.devices, plan.cdi_dirs) == (("nvidia.com/gpu=all", "a.org/b=0"), ("/etc/cdi", "/var/run/cdi"))
+    assert not {"--nv", "--rocm", "--nvccli", "--device"} & set(argv(plan))
+    assert with_options([*argv(plan), "run", "exec"], ("--x", "y"))[:6] == [*argv(plan)[:3], "--x", "y", argv(plan)[3]]
 
 
 @pytest.mark.parametrize("cards", ["0", "3,1", "GPU-1234", "", None])

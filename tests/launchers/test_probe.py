@@ -209,6 +209,22 @@ def test_probe_image_without_a_shell_is_no_problem_of_a_command(
     assert "the image runs: image.sif; it has no shell to ask for serve" in [f.text for f in found]
 
 
+def test_probe_devices_are_asked_of_this_host_where_it_can_know(image: tuple[str, ...], workdir: Path) -> None:
+    words = (*image, f"site.cdi_dirs=[{workdir}/none,{workdir}/cdi]", 'accelerator.cdi=["a.org/b=0"]')
+    (lacking,) = bad(*words)
+    assert lacking.startswith(f"{socket.gethostname()} has no device a.org/b=0 by CDI; it has no devices")
+    elsewhere = findings(*words, *SLURM)
+    assert [f.good for f in elsewhere if "a.org/b=0: only the nodes know" in f.text] == [True]
+
+    (workdir / "cdi").mkdir()
+    device = {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/full"}]}}
+    (workdir / "cdi/a.json").write_text(json.dumps({"cdiVersion": "0.5.0", "kind": "a.org/b", "devices": [device]}))
+
+    assert any("a.org/b=0: this host has" in f.text for f in findings(*words) if f.good)
+    (other,) = bad(*words, *SLURM, 'accelerator.cdi=["a.org/b=1"]')
+    assert "it has a.org/b=0" in other and len(other.splitlines()) == 3
+
+
 def test_probe_image_that_does_not_start_is_told(image: tuple[str, ...], site: Any) -> None:
     site.put("apptainer", "sys.exit('FATAL:   while loading: not a SIF image')")
 

@@ -149,6 +149,18 @@ OF_MACHINES: Cases = {
             "container.shm_gb=900",
         ),
     ],
+    "devices_are_shown_to_a_container": [
+        (
+            ('accelerator.cdi=["nvidia.com/gpu=all"]',),
+            ("nvidia.com/gpu=all", "there is no container"),
+            "accelerator.cdi=",
+        ),
+        (
+            ("container=pytorch-cpu", 'accelerator.cdi=["a.org/b=0"]', "site.cdi_dirs=[]"),
+            ("a.org/b=0", "site.cdi_dirs is empty"),
+            "site.cdi_dirs=[]",
+        ),
+    ],
     "binds_are_there": [
         (("container.binds=[{source: data}]",), ("'data'",), "container.binds=[{source: data}]"),
         (("container.binds=[{source: /nowhere/at/all}]",), ("'/nowhere/at/all'",), "container.binds"),
