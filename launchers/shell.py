@@ -89,8 +89,8 @@ def script(of: Beside, words: Sequence[str]) -> str:
     unit, pool = of.unit, of.pool
     params = (read_json(of.run.member(of.member).spec) or {}).get("params") or {}
     parameters = of.plan.parameters if of.plan.parameters == "environment" else "none"
-    # The layer that the rank writes into is its own: two containers cannot share one.
-    box = pool.container and dataclasses.replace(pool.container, writable=False)
+    # The layer that the rank writes into is its own: two containers cannot share one. Words are no entry point's.
+    box = pool.container and dataclasses.replace(pool.container, writable=False, action="exec")
     mine = dataclasses.replace(pool, program=tuple(words), container=box)
     others = tuple(mine if p == pool else p for p in of.plan.pools)
     plan = dataclasses.replace(of.plan, pools=others, parameters=parameters, wrapping=None, copies=None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.harness import ROOT, Cluster, until
+from tests.launchers.test_programs import CONF, entry_image
 from tests.terminal import CTRL_C, PROMPTS, Terminal, commands
 
 HOLDS = "touch $FAIRLEAD_MEMBER_DIR/begun; until [ -e $FAIRLEAD_MEMBER_DIR/go ]; do sleep 0.1; done"
@@ -75,3 +77,21 @@ def test_shell_on_this_machine_is_left_by_its_keys_and_the_job_goes_on(laptop: C
     (run / "members/0/go").touch()
     client.communicate(timeout=60)
     assert client.returncode == 0 and laptop.status(run)["state"] == "SUCCEEDED"
+
+
+@pytest.mark.apptainer
+def test_command_beside_an_images_own_entry_point_does_not_begin_that_again(laptop: Cluster) -> None:
+    if shutil.which("apptainer") is None:
+        pytest.skip("needs Apptainer")
+    image = entry_image(laptop.work, f"\n  {HOLDS}\n", ("sh", "touch", "sleep"))
+    box = ("container=pytorch-cpu", f"container.image={image}", "job.metrics.kind=none", "tracking=none")
+    client = laptop.start("--config-dir", CONF, "job=command", *box)
+    run = until(lambda: next((laptop.work / "runs").glob("run-*"), None))
+    until(lambda: (run / "members/0/begun").exists())
+
+    said = laptop.fairlead("shell", run.name, "--", "sh", "-c", 'echo "beside $RANK"', timeout_s=60).stdout
+
+    assert said == "beside 0\n"
+    (run / "members/0/go").touch()
+    client.communicate(timeout=60)
+    assert client.returncode == 0
