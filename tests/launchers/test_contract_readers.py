@@ -65,7 +65,7 @@ def test_readers_of_vertex_read_several_pools_of_which_one_is_empty_in_a_trial(l
     )
     metric = ("objective.metric=loss", "objective.goal=minimize", "job.metrics.kind=hypertune")
 
-    run, seen = launched(laptop, pools, search, *metric)
+    _, seen = launched(laptop, pools, search, *metric)
 
     (first, *others) = seen
     sizes = {name: len(addresses) for name, addresses in first["cluster_spec"]["cluster"].items()}
