@@ -158,6 +158,8 @@ def _asked(name: str, spec: schema.Spec) -> dict[str, Any]:
         "mem_mb": math.ceil(machine.mem_gb * 1024),
         "gpus": cards.count,
         "gpu_type": cards.slurm_type,
+        "constraint": machine.constraint,
+        "disk": machine.disk.kind,
         "time_limit_min": machine.time_limit_min,
     }
 

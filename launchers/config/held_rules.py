@@ -33,7 +33,7 @@ def pool_is_named_for_a_pool(launcher: Launcher) -> Iterator[Finding]:
 
 
 def pools_fit_the_pool(launcher: Launcher, pools: tuple[Pool, ...]) -> Iterator[Finding]:
-    pool = find_pool(launcher.pool) if launcher.kind == "pool" and launcher.pool is not None else None
+    pool = _pool_of(launcher)
     nodes = sum(each.machine.nodes for each in pools)
     if pool is not None and len(pools) > 1 and nodes > (there := _has(pool)["nodes"]):
         what = (
@@ -43,14 +43,14 @@ def pools_fit_the_pool(launcher: Launcher, pools: tuple[Pool, ...]) -> Iterator[
 
 
 def pool_is_known(launcher: Launcher) -> Iterator[Finding]:
-    if launcher.kind == "pool" and launcher.pool is not None and find_pool(launcher.pool) is None:
+    if launcher.kind == "pool" and launcher.pool is not None and _pool_of(launcher) is None:
         has = ", ".join(pool.asked["name"] for pool in known_pools()) or "none yet"
         what = f"launcher.pool is {launcher.pool!r}, and there is no such pool (there are: {has})"
         yield what, "launcher.pool", f"fairlead pool up {launcher.pool} machine=... "
 
 
 def members_fit_the_pool(launcher: Launcher, machine: Machine, accelerator: Accelerator) -> Iterator[Finding]:
-    pool = find_pool(launcher.pool) if launcher.kind == "pool" and launcher.pool is not None else None
+    pool = _pool_of(launcher)
     if pool is None:
         return
     has = _has(pool)
@@ -82,14 +82,21 @@ def members_fit_the_pool(launcher: Launcher, machine: Machine, accelerator: Acce
     for key, said, asked, there, of in wanted:
         if asked > there:
             yield f"{said}, but pool {launcher.pool} has {there} {of}", key, "ask for less, or bring up a larger pool"
-    kind = accelerator.slurm_type
-    if accelerator.count and kind and has["gpu_type"] and kind != has["gpu_type"]:
-        what = f"accelerator.slurm_type is {kind!r}, but pool {launcher.pool} has {has['gpu_type']!r}"
-        yield what, "accelerator.slurm_type", "choose the accelerator that the pool was brought up with"
+    kind = accelerator.slurm_type if accelerator.count and has["gpu_type"] else None
+    disk = machine.disk.kind if machine.disk.kind != "any" else None
+    alike = (
+        ("accelerator.slurm_type", kind, has["gpu_type"]),
+        ("machine.constraint", machine.constraint, has.get("constraint")),
+        ("machine.disk.kind", disk, has.get("disk")),
+    )
+    for key, said_so, brought in alike:
+        if said_so is not None and said_so != brought:
+            what = f"{key} is {said_so!r}, but pool {launcher.pool} was brought up with {brought or 'none'!r}"
+            yield what, key, "say what the pool was brought up with, or leave it out"
 
 
 def members_end_before_the_pool(launcher: Launcher, machine: Machine) -> Iterator[Finding]:
-    pool = find_pool(launcher.pool) if launcher.kind == "pool" and launcher.pool is not None else None
+    pool = _pool_of(launcher)
     if pool is None:
         return
     left_min = (pool.held["ends_at"] - time.time()) / 60 if pool.held else pool.asked["time_limit_min"]
@@ -99,6 +106,10 @@ def members_end_before_the_pool(launcher: Launcher, machine: Machine) -> Iterato
         )
         do = f"lower machine.time_limit_min to {int(left_min)} or less" if left_min >= 1 else "bring it up anew"
         yield what, "machine.time_limit_min", do
+
+
+def _pool_of(launcher: Launcher) -> PoolFolder | None:
+    return find_pool(launcher.pool) if launcher.kind == "pool" and launcher.pool is not None else None
 
 
 def _has(pool: PoolFolder) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class PoolFolder:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """name, nodes, time_limit_min, and for each node cpus, mem_mb, gpus and gpu_type."""
+        """name, nodes, time_limit_min, and for each node cpus, mem_mb, gpus, gpu_type, constraint and disk."""
         found: dict[str, Any] = read_json(self.path / "pool.json")
         return found
 

@@ -24,6 +24,8 @@ OF_POOLS: Cases = {
             ("1 rank(s) with 2", "1 CPU"),
             "machine.cpus_per_rank=2",
         ),
+        ((*IN_POOL, "machine.constraint=ib"), ("'ib'", "'none'"), "machine.constraint=ib"),
+        ((*IN_POOL, "machine.disk.kind=nvme"), ("'nvme'", "'none'"), "machine.disk.kind=nvme"),
     ],
     "members_end_before_the_pool": [((*IN_POOL, "machine.time_limit_min=11"), ("11", "10"), "machine.time_limit_min")],
     "secrets_have_one_source": [
