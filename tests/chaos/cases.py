@@ -66,29 +66,39 @@ class Kind:
     """Those with what the fault strikes."""
     said: str = ""
     """What the outcome then has in its message, which shows that the fault hit what its name says."""
+    by_hand: Sequence[Launcher] = ()
+    """Where it goes on only when a person says `retry`, once; everywhere else it comes back by itself."""
+    in_place: bool = False
+    """It starts again on the nodes it holds, and does not go back to the queue."""
 
 
+BOTH: Sequence[Launcher] = ("local", "slurm")
 STAYS_DOWN = ("job.restarts.crash=0",)
-DAMAGE = Kind(earliest=16, lost_checkpoints=1)
+DAMAGE = Kind(earliest=16, lost_checkpoints=1, in_place=True)
+HERE_CANCELLED: Sequence[Launcher] = ("local",)
+"""Who sends SIGTERM to the supervisor on this machine ends the job: it has no queue to go back to."""
 KINDS = {
-    "kill one rank": Kind(local=(TWO, THREE), said="killed by signal 9"),
-    "kill a loader process": Kind(forms=LOADED, said="DataLoader worker"),
-    "kill all ranks": Kind(),
-    "kill all ranks in a save": Kind(moment="checkpoint"),
-    "kill the supervisor": Kind(),
-    "TERM": Kind(graceful=True),
+    "kill one rank": Kind(local=(TWO, THREE), said="killed by signal 9", in_place=True),
+    "kill a loader process": Kind(forms=LOADED, said="DataLoader worker", in_place=True),
+    "kill all ranks": Kind(in_place=True),
+    "kill all ranks in a save": Kind(moment="checkpoint", in_place=True),
+    "kill the supervisor": Kind(by_hand=BOTH),  # whoever starts things again is gone; to Slurm its job has failed
+    "TERM": Kind(graceful=True, by_hand=HERE_CANCELLED),
     "USR2": Kind(graceful=True),
-    "TERM in an evaluation": Kind(graceful=True, moment="evaluation"),
-    "TERM in a save": Kind(graceful=True, moment="checkpoint"),
+    "TERM in an evaluation": Kind(graceful=True, moment="evaluation", by_hand=HERE_CANCELLED),
+    "TERM in a save": Kind(graceful=True, moment="checkpoint", by_hand=HERE_CANCELLED),
     "STOP a rank": Kind(
-        local=(TWO,), slurm=(PAIR,), words=("job.hang={step_s: 10, checkpoint_s: 300}", "job.restarts.hang=1")
+        local=(TWO,),
+        slurm=(PAIR,),
+        words=("job.hang={step_s: 10, checkpoint_s: 300}", "job.restarts.hang=1"),
+        in_place=True,
     ),
-    "disk full": Kind(bearable=True),
-    "checkpoints read-only": Kind(bearable=True),
+    "disk full": Kind(bearable=True, by_hand=BOTH),  # cause `site`: it stays so until somebody mends the disk
+    "checkpoints read-only": Kind(bearable=True, by_hand=BOTH),
     "newest checkpoint truncated": DAMAGE,
     "newest checkpoint bit-flipped": DAMAGE,
-    "fewer ranks": Kind(local=(TWO, THREE), slurm=(PAIR, PAIRS), back=(ONE,), words=STAYS_DOWN),
-    "more ranks": Kind(local=(ONE,), slurm=(ONE, TWO), back=(FOUR, PAIRS), words=STAYS_DOWN),
+    "fewer ranks": Kind(local=(TWO, THREE), slurm=(PAIR, PAIRS), back=(ONE,), words=STAYS_DOWN, by_hand=BOTH),
+    "more ranks": Kind(local=(ONE,), slurm=(ONE, TWO), back=(FOUR, PAIRS), words=STAYS_DOWN, by_hand=BOTH),
     "store down": Kind(graceful=True, bearable=True, local=(ONE,), slurm=(ONE,)),
     "host off": Kind(slurm=(ONE, TWO, PAIR)),
     "host off in a save": Kind(moment="checkpoint", slurm=(TWO, PAIR)),

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import lineage
-from tests.chaos.cases import EACH_HERE, HERE, KINDS, ON_SLURM, campaign
+from tests.chaos.cases import EACH_HERE, HERE, KINDS, ON_SLURM, Launcher, campaign
 from tests.chaos.faults import ACTS
 from tests.chaos.lineage import Known, Try
 from tests.chaos.table import text
-from tests.chaos.verdict import Seen, _broken, _too_much, document, failed
+from tests.chaos.verdict import Seen, _broken, _return, _too_much, document, failed
 
 
 def attempt(begun: float, resumed: int, steps: Sequence[int], durable: Sequence[int] = ()) -> Try:
@@ -94,6 +94,28 @@ def test_kill_of_something_else_than_its_name_says_breaks_a_promise(fault: str, 
     struck = dataclasses.replace(KILLED[0], outcome={"message": message})
 
     assert len(list(_broken(Seen(case, Path(), Path(), 10.2, 0, ()), [struck, KILLED[1]], 2))) == broken
+
+
+@pytest.mark.parametrize(
+    ("fault", "launcher", "state", "retries", "broken"),
+    [
+        ("kill one rank", "slurm", "RESTARTED", 0, 0),
+        ("kill one rank", "slurm", "REQUEUED", 0, 1),
+        ("kill all ranks", "slurm", "FAILED", 1, 2),
+        ("host off", "slurm", "REQUEUED", 0, 0),
+        ("host off", "slurm", "FAILED", 1, 1),
+        ("TERM in a save", "slurm", "CANCELLED", 1, 1),
+        ("TERM in a save", "local", "CANCELLED", 1, 0),
+        ("fewer ranks", "local", "FAILED", 2, 1),
+    ],
+)
+def test_run_that_does_not_come_back_as_it_should_breaks_a_promise(
+    fault: str, launcher: Launcher, state: str, retries: int, broken: int
+) -> None:
+    case = next(case for case in campaign(7, launcher, len(HERE)) if case.fault == fault)
+    struck = dataclasses.replace(KILLED[0], outcome={"state": state})
+
+    assert len(list(_return(Seen(case, Path(), Path(), 10.2, retries, ()), [struck, KILLED[1]]))) == broken
 
 
 def test_prediction_is_the_formula_worked_by_hand() -> None:

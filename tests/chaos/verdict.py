@@ -64,7 +64,7 @@ def verdict(seen: Seen) -> Row:
     lost = 0 if resumed is None else max(0, last - resumed)  # it may have made and saved more before its end
     mistakes = [*samples.mistakes(seen.run / "members" / "0"), *_steps(lineage.kept(tries))]
     weights = _weights(seen)
-    broken = [*_broken(seen, tries, lost), *mistakes, *seen.leftovers]
+    broken = [*_broken(seen, tries, lost), *_return(seen, tries), *mistakes, *seen.leftovers]
     broken += [] if weights in ("equal", "close") else [f"weights: {weights}"]
     return Row(
         case=seen.case,
@@ -102,6 +102,17 @@ def _broken(seen: Seen, tries: Sequence[Try], lost: int) -> Iterator[str]:
             yield f"{lost} steps lost by a program that was told"
     else:
         yield from _too_much(kind.lost_checkpoints, tries, seen.fault, resumed)
+
+
+def _return(seen: Seen, tries: Sequence[Try]) -> Iterator[str]:
+    """What is wrong with how it came back, whatever it then did."""
+    case = seen.case
+    allowed = int(case.launcher in case.kind.by_hand)
+    if seen.retries > allowed:
+        yield f"it had to be retried by hand {seen.retries} time(s), and at most {allowed} is right"
+    state = lineage.struck(tries, seen.fault).outcome.get("state", "none")
+    if case.kind.in_place and state != "RESTARTED":
+        yield f"what was struck ended as {state}, and was to start again on its nodes"
 
 
 def _too_much(destroyed: int, tries: Sequence[Try], fault: float, resumed: int) -> Iterator[str]:
