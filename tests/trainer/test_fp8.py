@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from conf.schema import Component
+from tests.trainer.ranks import Member, own
 from trainer.components import part
 from trainer.engines import Engine, Place
 from trainer.failure import UserError
@@ -17,6 +20,8 @@ from trainer.parallel import fp8
 from trainer.rank import Rank
 
 CPU = torch.device("cpu")
+Make = Callable[..., Member]
+STOPPED, STEPS, LR = 75, 12, 0.003
 
 
 def model() -> nn.Module:
@@ -59,6 +64,28 @@ def test_engine_learns_in_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(engine.module[0]).__name__ == "Float8Linear"
     assert losses[-1] < 0.7 * losses[0]
     assert {name: w.dtype for name, w in engine.weights().items()} == dict.fromkeys(model().state_dict(), torch.float32)
+
+
+def in_pieces(member: Make, name: str, precision: str) -> Member:
+    """A run on two ranks, each layer in a piece of its own."""
+    engine = Component(kind="fsdp", options={"unit_parameters": 1})
+    train = {"max_steps": STEPS, "precision": precision}
+    return member(name, ranks=2, model=own("eight.Net"), engine=engine, train=train)
+
+
+def test_model_in_pieces_multiplies_in_fp8_and_goes_on_exactly(member: Make) -> None:
+    whole, broken, plain = (in_pieces(member, *each) for each in (("a", "fp8"), ("b", "fp8"), ("c", "bf16")))
+    broken.env = {"OWN_TRAINING": "6:SIGTERM"}
+    assert broken.run() == [STOPPED] * 2, broken.log()
+    broken.env = {}
+    for run in (whole, broken, plain):
+        assert run.run() == [0] * 2, run.log()
+
+    assert "FSDPLinear ReLU FSDPFloat8Linear ReLU FSDPLinear" in whole.log() and "Float8" not in plain.log()
+    ours, again, theirs = (load_file(run.path / "model" / "model.safetensors") for run in (whole, broken, plain))
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+    apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in theirs])
+    assert 0 < apart.mean() < LR * STEPS * 2**-4  # by which fp8 rounds at most, as if all steps went one way
 
 
 def test_model_without_such_layers_is_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -25,6 +25,10 @@ WAY: tuple[tuple[str, Mapping[str, Any], int], ...] = (
     ("ddp", {}, 1),
 )
 """Engine, options and ranks of each attempt."""
+NARROW_WAY: tuple[tuple[str, Mapping[str, Any], int], ...] = (*WAY[:3], WAY[-1])
+LR = 0.003
+NARROW_FAR = 2 * LR
+"""In bf16 a gradient near zero may turn its sign by rounding, and AdamW then makes a whole step the other way."""
 
 
 def weights(member: Member) -> dict[str, torch.Tensor]:
@@ -44,20 +48,27 @@ def attempt(run: Member, engine: str, options: Mapping[str, Any], ranks: int, st
     assert run.run() == [STOPPED if stop else 0] * ranks, "\n".join(run.log(rank) for rank in range(ranks))
 
 
-def test_a_run_changes_engine_stage_and_ranks_and_ends_with_the_same_model(member: Make) -> None:
-    train = {"max_steps": 6 * len(WAY), "clip_norm": 1.0}
+@pytest.mark.parametrize(
+    ("way", "precision", "far"), [(WAY, "fp32", 1e-4), (NARROW_WAY, "bf16", NARROW_FAR)], ids=["fp32", "bf16"]
+)
+def test_a_run_changes_engine_stage_and_ranks_and_ends_with_the_same_model(
+    member: Make, way: Sequence[tuple[str, Mapping[str, Any], int]], precision: str, far: float
+) -> None:
+    train = {"max_steps": 6 * len(way), "clip_norm": 1.0, "precision": precision}
     whole, moved = member("whole", train=train), member("moved", train=train)
     whole.start()
 
-    for number, (engine, options, ranks) in enumerate(WAY, start=1):
-        attempt(moved, engine, options, ranks, stop="6:SIGTERM" if number < len(WAY) else "")
+    for number, (engine, options, ranks) in enumerate(way, start=1):
+        attempt(moved, engine, options, ranks, stop="6:SIGTERM" if number < len(way) else "")
         assert number == 1 or f"goes on from step {6 * (number - 1)} " in moved.log()
     assert whole.wait() == [0], whole.log()
 
     ours, theirs = weights(moved), weights(whole)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=far)
+        # In the mean by no more than if bf16, which rounds by 2**-8 at most, had rounded all their steps one way.
+        assert (tensor - theirs[name]).abs().mean() < LR * train["max_steps"] * 2**-8
     assert moved.result()["metrics"]["val/accuracy"] == whole.result()["metrics"]["val/accuracy"]
 
 
@@ -66,11 +77,15 @@ def test_a_run_changes_engine_stage_and_ranks_and_ends_with_the_same_model(membe
     [
         ("ddp", {"compression": "fp16"}, "fp32", 2),
         ("ddp", {"compression": "powersgd", "powersgd_rank": 1, "bucket_mb": 0.0005}, "fp32", 2),
+        ("ddp", {}, "bf16", 2),
         ("fsdp", {"unit_parameters": 1}, "bf16", 2),
         ("fsdp", {"unit_parameters": 1, "shard_ranks": 2}, "fp32", 4),
         ("deepspeed", {"stage": 1}, "fp32", 2),
         ("deepspeed", {"stage": 2}, "fp32", 2),
         ("deepspeed", {"stage": 3}, "fp32", 2),
+        ("deepspeed", {"stage": 1}, "bf16", 2),
+        ("deepspeed", {"stage": 2}, "bf16", 2),
+        ("deepspeed", {"stage": 3}, "bf16", 2),
     ],
 )
 def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(
@@ -78,7 +93,8 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(
 ) -> None:
     """With what makes it hard: random numbers of each rank, running statistics that only one rank counts, and a memory
     of what was not sent."""
-    model = own("own.Net", dropout=0.5, norm=True)
+    norm = (engine, precision) != ("deepspeed", "bf16")  # which narrows all weights, and torch has no such kernel
+    model = own("own.Net", dropout=0.5, norm=norm)
     train = {"max_steps": 20, "log_every_steps": 7, "precision": precision}
     whole, broken = member("whole", model=model, train=train), member("broken", model=model, train=train)
 

@@ -153,7 +153,17 @@ def graphs_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def test_a_compiled_and_recomputed_model_in_pieces_trains_as_the_plain_one(member: Make) -> None:
+@pytest.mark.parametrize(
+    ("engine", "options", "how"),
+    [
+        ("fsdp", {"unit_parameters": 1}, {"compile": True, "recompute": True}),
+        ("deepspeed", {"stage": 3}, {"recompute": True}),
+    ],
+    ids=["fsdp, compiled and recomputed", "zero-3, recomputed"],
+)
+def test_a_model_in_pieces_that_is_compiled_or_recomputed_trains_as_the_plain_one(
+    member: Make, engine: str, options: dict[str, Any], how: dict[str, bool]
+) -> None:
     changes: dict[str, Any] = {
         "data": Component(kind="bytes", options={"context_length": 16, "max_mb": 0.1}),
         "model": Component(kind="gpt", options={"n_layer": 2, "n_head": 2, "width": 16}),
@@ -165,8 +175,8 @@ def test_a_compiled_and_recomputed_model_in_pieces_trains_as_the_plain_one(membe
         "fast",
         ranks=2,
         **changes,
-        engine=Component(kind="fsdp", options={"unit_parameters": 1}),
-        train={**train, "compile": True, "recompute": True},
+        engine=Component(kind=engine, options=options),
+        train={**train, **how},
     )
 
     assert plain.run() == [0], plain.log()
