@@ -27,7 +27,7 @@ from trainer.durable import write_json
 from trainer.engines import Engine, Place
 from trainer.failure import UserError
 from trainer.insight import pace
-from trainer.insight.pace import Scale, flops_of
+from trainer.insight.pace import Scale
 from trainer.insight.spool import Ledger, Spool
 from trainer.insight.stragglers import Alone
 from trainer.loop import Run
@@ -240,17 +240,20 @@ def _profiler(train: Train, rank: Rank, folders: Folders) -> Profiler | None:
 
 
 def _scale(spec: Spec, rank: Rank, shape: Shape) -> Scale:
-    """What a sample is to whoever measures the pace. Operations are counted only where there is a peak to divide by."""
+    """What a sample is to whoever measures the pace. Operations are counted only where there is a peak to divide by;
+    the first rank says why there is none where one was to be expected: nobody knows that of a CPU."""
     tokens = shape.input_shape[0] if shape.task == "next_token" else 1
-    peak = spec.pools[0].accelerator.peak_tflops.get(precision(spec))
+    accelerator = spec.pools[0].accelerator
+    peak = accelerator.peak_tflops.get(precision(spec))
     if peak is None:
+        if rank.first and (accelerator.device != "cpu" or accelerator.peak_tflops):
+            log.info(pace.no_peak(accelerator.peak_tflops, precision(spec)))
         return Scale(tokens)
     dtype = getattr(torch, shape.input_dtype)
-    return Scale(
-        tokens,
-        flops_of(partial(build_model, spec.model, shape), (1, *shape.input_shape), dtype),
-        peak * 1e12 * rank.world,
-    )
+    flops, why = pace.flops_of(partial(build_model, spec.model, shape), (1, *shape.input_shape), dtype)
+    if why and rank.first:
+        log.info("train/mfu is not reported: the operations of the model cannot be counted (%s)", why)
+    return Scale(tokens, flops, peak * 1e12 * rank.world)
 
 
 def _restored(path: Path | None, engine: Engine, ranks: group.Group, seed: int) -> Progress:

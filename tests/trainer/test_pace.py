@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
+import re
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from trainer import score
+from conf.machine_schema import Accelerator
+from tests.trainer.ranks import make_spec, own
+from trainer import score, tensors
+from trainer.assemble import _scale
 from trainer.insight.pace import Scale, Waits, Window, advice, begun, flops_of, kept, rates
 from trainer.insight.stragglers import spread
 from trainer.models import gpt
 from trainer.parallel.group import Group
+from trainer.rank import Rank
 from trainer.sources import Shape
 
 
@@ -112,11 +121,11 @@ def test_window_of_a_checkpoint_is_every_ranks_own_again() -> None:
 
 def test_operations_are_those_of_the_arithmetic() -> None:
     """A multiplication and an addition count as two; backward takes twice the forward pass."""
-    assert flops_of(lambda: nn.Linear(30, 20), (4, 30), torch.float32) == 3 * 2 * 4 * 30 * 20
+    assert flops_of(lambda: nn.Linear(30, 20), (4, 30), torch.float32) == (3 * 2 * 4 * 30 * 20, "")
 
     layers, width, length = 3, 32, 16
     shape = Shape("next_token", (length,), "int64", 256)
-    counted = flops_of(
+    counted, _ = flops_of(
         lambda: gpt.build(gpt.Options(n_layer=layers, n_head=2, width=width), shape), (1, length), torch.int64
     )
 
@@ -125,9 +134,67 @@ def test_operations_are_those_of_the_arithmetic() -> None:
     assert counted == pytest.approx(6 * length * (matrices + attention), rel=0.01)
 
 
-def test_model_that_cannot_be_counted_has_no_count() -> None:
-    class Odd(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * x.sum().item()
+class Odd(nn.Module):
+    """Cannot be had without values, and draws random numbers of its own until that shows."""
 
-    assert flops_of(Odd, (1, 2), torch.float32) is None
+    def __init__(self) -> None:
+        super().__init__()
+        random.random(), np.random.rand(), torch.rand(1, device="cpu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x.sum().item()
+
+
+class Picky(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.device.type == "cpu", "made for a CPU"
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [(Odd, "RuntimeError: .*item"), (Picky, "AssertionError: made for a CPU"), (nn.ReLU, "none of them is a product")],
+)
+def test_model_that_cannot_be_counted_has_no_count_and_a_reason(model: type[nn.Module], why: str) -> None:
+    flops, said = flops_of(model, (1, 2), torch.float32)
+
+    assert flops is None and re.match(why, said) and "\n" not in said
+
+
+def test_counting_uses_up_no_random_numbers() -> None:
+    assert not tensors.drawn(lambda: flops_of(Odd, (1, 2), torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("device", "peaks", "model", "said"),
+    [
+        (
+            "cuda",
+            {"bf16": 9.0, "fp8": 18.0},
+            "own.Net",
+            ["has a peak for bf16, fp8 alone, and the run computes in fp32"],
+        ),
+        ("cuda", {}, "own.Net", ["has no peak, and the run computes in fp32: set accelerator.peak_tflops.fp32"]),
+        ("cpu", {"bf16": 9.0}, "own.Net", ["set accelerator.peak_tflops.fp32"]),
+        ("cpu", {}, "own.Net", []),
+        ("cpu", {"fp32": 9.0}, "own.Net", []),
+        ("cpu", {"fp32": 9.0}, "test_pace.Odd", ["cannot be counted (RuntimeError: "]),
+    ],
+)
+def test_utilisation_that_is_missing_is_told_once_and_why(
+    caplog: pytest.LogCaptureFixture, device: str, peaks: dict[str, float], model: str, said: list[str]
+) -> None:
+    accelerator = Accelerator(kind="none", device=device, peak_tflops=peaks)  # type: ignore[arg-type]
+    folder = "tests.trainer.project" if model.startswith("own") else "tests.trainer"
+    spec = make_spec(model=own(f"{folder}.{model}"))
+    spec = dataclasses.replace(spec, pools=(dataclasses.replace(spec.pools[0], accelerator=accelerator),))
+    caplog.set_level("INFO")
+
+    for number in (0, 1):
+        scale = _scale(
+            spec, Rank(number, number, 2, 2, 0, ("127.0.0.1", 1)), Shape("classification", (10,), "float32", 10)
+        )
+
+    assert [record.message.startswith("train/mfu is not reported: ") for record in caplog.records] == [True] * len(said)
+    assert all(words in record.message for words, record in zip(said, caplog.records, strict=True))
+    assert bool(scale.flops) == (peaks == {"fp32": 9.0} and model == "own.Net")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trainer import tensors
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -143,14 +145,24 @@ def remedy(workers: int | None, spare_cores: int) -> str:
     return f"{more}, or make reading cheaper (smaller files, node-local disk)"
 
 
-def flops_of(build: Callable[[], nn.Module], batch: tuple[int, ...], dtype: torch.dtype) -> float | None:
+def flops_of(build: Callable[[], nn.Module], batch: tuple[int, ...], dtype: torch.dtype) -> tuple[float | None, str]:
     """Operations of forward and backward over a batch of inputs, counted on a model without memory; None where the
-    model cannot be had so."""
+    model cannot be had so, and why. No random numbers are used up: a run that goes on would lack them twice."""
     from torch.utils.flop_counter import FlopCounterMode
 
     try:
-        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        with tensors.seeded(0), torch.device("meta"), FlopCounterMode(display=False) as counter:
             build()(torch.zeros(batch, dtype=dtype))
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
-        return None
-    return 3.0 * counter.get_total_flops()
+    except Exception as error:  # of a user's own code, which was not written for tensors without values
+        return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    flops = 3.0 * counter.get_total_flops()
+    return (flops, "") if flops else (None, "none of them is a product of matrices, a convolution or attention")
+
+
+def no_peak(peaks: Mapping[str, float], precision: str) -> str:
+    """Why there is no utilisation where the accelerator does not say what it could do."""
+    has = f"a peak for {', '.join(peaks)} alone" if peaks else "no peak"
+    return (
+        f"train/mfu is not reported: the accelerator has {has}, and the run computes in {precision}: set "
+        f"accelerator.peak_tflops.{precision} to its dense peak in 10^12 operations a second"
+    )
