@@ -92,7 +92,8 @@ class Train:
     """Weights to begin with: a model folder or .safetensors file, a checkpoint, or the folder of a member or run, here
     or of another launch. Checked by the card or manifest beside them; nothing pickled is read."""
     trust_unverified: bool = False
-    """Begin with a .safetensors file also where nothing vouches for it, or what vouches for it says another digest."""
+    """Begin with a .safetensors file also where nothing vouches for it, or what vouches for it says another digest; and
+    with the weights of a checkpoint whose files are not as its manifest says: a warning names these."""
     log_samples: bool = False
     """Each rank writes down which samples it trained on; `python -m trainer.samples MEMBER_FOLDER` then proves that
     each was seen once in each epoch, however often the run was broken off."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -164,22 +166,51 @@ def test_file_with_another_digest_than_its_card_says_is_refused_unless_it_is_tru
     assert is_as(model, weights)
 
 
-@pytest.mark.parametrize("trusted", [False, True])
-@pytest.mark.parametrize("harm", ["flipped", "foreign", "no state"])
-def test_checkpoint_that_is_not_as_its_manifest_says_is_refused_always(copy: Path, harm: str, trusted: bool) -> None:
+def harmed(copy: Path, harm: str) -> Path:
+    """A checkpoint that is not as its manifest says."""
     folder = copy / "checkpoints" / "step-5"
     (shard,) = (folder / "state").glob("*.safetensors")
     if harm == "flipped":
         content = bytearray(shard.read_bytes())
         content[-1] ^= 1
         shard.write_bytes(content)
+    elif harm == "cut":
+        os.truncate(shard, shard.stat().st_size // 2)
     elif harm == "foreign":
-        shutil.copy(shard, folder / "state" / "shard-00009-model-00001-of-00001.safetensors")
+        save_file({"mine": torch.zeros(1)}, folder / "state" / "shard-00009-model-00001-of-00001.safetensors")
+    elif harm == "no manifest to read":
+        (folder / "manifest.json").write_text("{")
     else:
         (folder / "state.json").unlink()
+    return folder
 
-    with pytest.raises(UserError, match=r"the checkpoint .* is damaged"):
-        begin_with(net(), str(folder), trusted=trusted)
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        ("flipped", r"^.*: state/shard-\S*.safetensors has another digest than when it was written$"),
+        ("foreign", r"^.*: state/shard-00009\S*.safetensors is not in its manifest.json$"),
+        ("no state", "^.*: state.json is missing$"),
+        ("no manifest to read", r"^.*: manifest.json cannot be read \(JSONDecodeError\)$"),
+    ],
+)
+def test_checkpoint_that_is_not_as_its_manifest_says_is_refused_unless_it_is_trusted(
+    copy: Path, harm: str, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, model = harmed(copy, harm), net()
+    with pytest.raises(UserError, match=r"the checkpoint .* is damaged[\s\S]*train.trust_unverified=true"):
+        begin_with(model, str(folder), trusted=False)
+
+    assert begin_with(model, str(folder), trusted=True).vouched == ""
+
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert re.match(named, warning)
+    assert is_as(model, exported(copy)), "what was harmed is not the weights"
+
+
+def test_trusted_checkpoint_of_which_nothing_can_be_read_is_told(copy: Path) -> None:
+    with pytest.raises(UserError, match="no weights can be read from the damaged checkpoint"):
+        begin_with(net(), str(harmed(copy, "cut")), trusted=True)
 
 
 def test_run_goes_on_from_no_checkpoint_with_a_foreign_file(trained: Member, copy: Path) -> None:

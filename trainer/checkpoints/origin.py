@@ -1,7 +1,8 @@
 """With which weights does a run begin, if not with random ones? Those of a file or folder that something vouches for.
 
     a model folder     card.json has the digest of model.safetensors (trainer/export.py)
-    a checkpoint       manifest.json has the digests of all its files (trainer/checkpoints/checkpoint.py)
+    a checkpoint       manifest.json has the digests of all its files (trainer/checkpoints/checkpoint.py); of one that
+                       is not as it says the weights alone, and only where the user trusts them
     a member's folder  its model, or its newest checkpoint that is whole; a run of one member likewise
     any other file     .safetensors alone, and only where the user trusts it (train.trust_unverified)
 
@@ -51,7 +52,7 @@ def begin_with(model: nn.Module, said: str, trusted: bool) -> Origin:
     """
     with files.readable(Path(said)):
         origin = _origin(Path(said), trusted)
-        weights = _checkpoint(origin.path, model) if origin.vouched == MANIFEST else _file(origin.path)
+        weights = _checkpoint(origin, model) if origin.path.is_dir() else _file(origin.path)
     _must_fit(weights, model, origin.path)
     model.load_state_dict(weights)
     by = f"as {origin.vouched} says" if origin.vouched else "which nothing vouches for"
@@ -62,9 +63,7 @@ def begin_with(model: nn.Module, said: str, trusted: bool) -> Origin:
 def _origin(path: Path, trusted: bool) -> Origin:
     """The file of weights, or the folder of the checkpoint."""
     if (path / MANIFEST).exists():
-        if why := why_not_whole(path):
-            raise UserError(f"the checkpoint {files.shown(path)} is damaged: {why}", KEY, "choose another")
-        return Origin(path, MANIFEST)
+        return _whole(path, trusted)
     for inside in (path / "model" / CARD, path / CARD):
         if inside.exists():
             return _vouched(inside.parent / WEIGHTS, trusted)
@@ -79,6 +78,34 @@ def _origin(path: Path, trusted: bool) -> Origin:
         what = f"{files.shown(path)} is a run of {len(members)} members"
         raise UserError(what, KEY, f"name one of them: {files.shown(members[0])}")
     return _vouched(path / WEIGHTS if path.is_dir() else path, trusted)
+
+
+def _whole(path: Path, trusted: bool) -> Origin:
+    """The folder of a checkpoint that is as its manifest says, or else has the user's word."""
+    if (why := why_not_whole(path)) is None:
+        return Origin(path, MANIFEST)
+    if not trusted:
+        do = "choose another, or take what its files hold of the weights: train.trust_unverified=true"
+        raise UserError(f"the checkpoint {files.shown(path)} is damaged: {why}", KEY, do)
+    said = "; ".join(_unlike(path) or [why])
+    log.warning("the checkpoint %s is damaged, and its weights are read all the same: %s", files.shown(path), said)
+    return Origin(path, "")
+
+
+def _unlike(path: Path) -> list[str]:
+    """What is not as the manifest says, file by file; nothing where the manifest itself is what is wrong."""
+    try:
+        known = {name: said["sha256"] for name, said in json.loads((path / MANIFEST).read_bytes())["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    there = {found.relative_to(path).as_posix() for found in path.rglob("*.safetensors")}
+    said = [f"{name} is not in its {MANIFEST}" for name in sorted(there - {*known})]
+    for name, digest in sorted(known.items()):
+        if not (path / name).exists():
+            said.append(f"{name} is missing")
+        elif files.sha256(path / name) != digest:
+            said.append(f"{name} has another digest than when it was written")
+    return said
 
 
 def _vouched(path: Path, trusted: bool) -> Origin:
@@ -117,8 +144,18 @@ def _file(path: Path) -> dict[str, Tensor]:
         raise UserError(what, KEY, do) from None
 
 
-def _checkpoint(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+def _checkpoint(origin: Origin, model: nn.Module) -> dict[str, Tensor]:
     """The weights in a checkpoint, whatever engine and number of ranks wrote it. Each rank reads them for itself."""
+    try:
+        return _read(origin.path, model)
+    except Exception as error:  # of torch's readers, which say in many ways that a file is not as it was
+        if origin.vouched:
+            raise
+        what = f"no weights can be read from the damaged checkpoint {files.shown(origin.path)}: {error}"
+        raise UserError(what, KEY, "choose another") from None
+
+
+def _read(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     from torch.distributed.checkpoint import hf_storage
 
     from trainer.checkpoints import state
