@@ -60,13 +60,16 @@ def own_model(laptop: Cluster, text: str) -> tuple[str, ...]:
 
 
 @pytest.mark.timeout(900)
-def test_prove_two_ranks_that_are_killed_and_stopped_end_with_the_same_bits(laptop: Cluster) -> None:
-    words = ("experiment=digits", *own_model(laptop, SLOW), "machine.ranks_per_node=2", "train.epochs=5")
+@pytest.mark.parametrize("engine", [("engine=ddp",), ("engine=fsdp", "engine.unit_parameters=1")], ids=["ddp", "fsdp"])
+def test_prove_two_ranks_that_are_killed_and_stopped_end_with_the_same_bits(
+    laptop: Cluster, engine: tuple[str, ...]
+) -> None:
+    words = ("experiment=digits", *own_model(laptop, SLOW), "machine.ranks_per_node=2", "train.epochs=3", *engine)
 
-    done = laptop.fairlead("prove", *words, "--kills", "2", "--seed", "3", "--json", timeout_s=600)
+    done = laptop.fairlead("prove", *words, "--kills", "2", "--seed", "20", "--json", timeout_s=600)
 
     found = json.loads(done.stdout)
-    assert found["holds"] and found["total_steps"] == 5 * 23 and found["tensors"] > 20
+    assert found["holds"] and found["total_steps"] == 3 * 23 and found["tensors"] > 20
     assert [each["signal"] for each in found["struck"]] == ["SIGKILL", "SIGTERM"]
     for each in found["struck"]:
         assert each["planned"] <= each["reached"] < found["total_steps"]
