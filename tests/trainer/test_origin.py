@@ -176,6 +176,8 @@ def harmed(copy: Path, harm: str) -> Path:
         shard.write_bytes(content)
     elif harm == "cut":
         os.truncate(shard, shard.stat().st_size // 2)
+    elif harm == "other shapes":
+        shard.write_bytes(shard.read_bytes().replace(b'"shape":[16', b'"shape":[17'))
     elif harm == "foreign":
         save_file({"mine": torch.zeros(1)}, folder / "state" / "shard-00009-model-00001-of-00001.safetensors")
     elif harm == "no manifest to read":
@@ -208,9 +210,10 @@ def test_checkpoint_that_is_not_as_its_manifest_says_is_refused_unless_it_is_tru
     assert is_as(model, exported(copy)), "what was harmed is not the weights"
 
 
-def test_trusted_checkpoint_of_which_nothing_can_be_read_is_told(copy: Path) -> None:
-    with pytest.raises(UserError, match="no weights can be read from the damaged checkpoint"):
-        begin_with(net(), str(harmed(copy, "cut")), trusted=True)
+@pytest.mark.parametrize("harm", ["cut", "other shapes"])
+def test_trusted_checkpoint_of_which_nothing_can_be_read_is_told(copy: Path, harm: str) -> None:
+    with pytest.raises(UserError, match=r"no weights can be read from the damaged checkpoint .* \(\w+: "):
+        begin_with(net(), str(harmed(copy, harm)), trusted=True)
 
 
 def test_run_goes_on_from_no_checkpoint_with_a_foreign_file(trained: Member, copy: Path) -> None:

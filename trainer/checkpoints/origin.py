@@ -146,12 +146,15 @@ def _file(path: Path) -> dict[str, Tensor]:
 
 def _checkpoint(origin: Origin, model: nn.Module) -> dict[str, Tensor]:
     """The weights in a checkpoint, whatever engine and number of ranks wrote it. Each rank reads them for itself."""
+    from torch.distributed.checkpoint.api import CheckpointException  # which is no Exception
+
     try:
         return _read(origin.path, model)
-    except Exception as error:  # of torch's readers, which say in many ways that a file is not as it was
-        if origin.vouched:
+    except (Exception, CheckpointException) as error:  # torch says in many ways that a file is not as it was
+        if origin.vouched or isinstance(error, OSError | MemoryError):
             raise
-        what = f"no weights can be read from the damaged checkpoint {files.shown(origin.path)}: {error}"
+        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        what = f"no weights can be read from the damaged checkpoint {files.shown(origin.path)} ({why})"
         raise UserError(what, KEY, "choose another") from None
 
 
