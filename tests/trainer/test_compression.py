@@ -57,4 +57,5 @@ def test_compression_sends_fewer_bytes_and_learns_as_well(member: Make) -> None:
     for run, most in ((half, 1e-3), (thin, 0.02)):
         weights, loss = apart(run, plain)
         assert weights > 0 and loss < most
-        assert run.result()["metrics"]["val/accuracy"] == plain.result()["metrics"]["val/accuracy"] > 0.9
+        ours, theirs = (one.result()["metrics"]["val/accuracy"] for one in (run, plain))
+        assert theirs > 0.9 and abs(ours - theirs) < 0.02
