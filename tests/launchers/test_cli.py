@@ -26,9 +26,9 @@ KEYS = {
     "Secret": "env file command through",
     "Component": "kind options",
     "Metrics": "kind path pattern metric",
-    "Job": "kind command script module source wheelhouse data_format arguments parameters metrics notice_s "
-    "max_requeues restarts hang worker_restarts restart_job_on_worker_restart disable_retries silent_min log_gb "
-    "max_processes max_disk_gb",
+    "Job": "kind command script module source wheelhouse requirements data_format arguments parameters metrics "
+    "notice_s max_requeues restarts hang worker_restarts restart_job_on_worker_restart disable_retries silent_min "
+    "log_gb max_processes max_disk_gb",
     "Hang": "setup_s rendezvous_s data_s restore_s first_step_s step_s data_wait_s evaluation_s checkpoint_s export_s",
     "Restarts": "crash hang rendezvous out_of_memory worker elsewhere",
     "Disk": "kind size_gb",
