@@ -168,7 +168,7 @@ class Site:
     stage_gb: Positive | None = None
     """How much of it the staged data of a user may take; None is half. What was not used longest leaves first."""
     image_local: bool = False
-    """Copy the image, and what was installed of job.source, to scratch_dir once per node, verified by digest: where
+    """Copy the image, and what was installed for the job, to scratch_dir once per node, verified by digest: where
     many ranks read slowly from the shared storage. A node that has no room runs the shared one, and says so."""
     local_gb: Positive | None = None
     """How much of the disk these copies of a user may take; what was used longest ago leaves first. None is half."""

@@ -111,7 +111,7 @@ def image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="such as site=mine")
     parser.add_argument("--config-dir", action="append", default=[], type=Path, metavar="DIR")
     parser.add_argument("--yes", action="store_true", help="prune: remove what it otherwise only lists")
-    layers = "prune: of what was installed of job.source,"
+    layers = "prune: of what was installed for jobs,"
     parser.add_argument(
         "--days", type=_amount, default=30.0, help=f"{layers} keep what was used so lately (default: 30)"
     )

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from launchers.folders import RECIPES, folder_of
 from launchers.freeze import Launch, freeze, plans_for
 from launchers.host.secret_values import value_of
 from launchers.plan import Plan, plans_from
+from launchers.programs import requirements
 from launchers.programs.ready import made_ready
 from launchers.queue import pool, scheduler, time_limits
 from launchers.queue.handover import submit_members
@@ -111,7 +112,7 @@ def with_images(launch: Launch, say: Say) -> Launch:
 
 
 def with_programs(launch: Launch, say: Say) -> Launch:
-    """The launch with the programs of its shapes seen to be there, and installed where they are sources."""
+    """The launch with the programs of its shapes seen to be there, and what they need installed."""
     images = launch.images or tuple((None,) * len(shape.pools) for shape in launch.shapes)
     ready = (made_ready(spec, of, launch.python, say) for spec, of in zip(launch.shapes, images, strict=True))
     return dataclasses.replace(launch, installed=tuple(ready))
@@ -144,6 +145,8 @@ def submit(wanted: Launch, say: Say) -> tuple[Run, Plan]:
     run, plans = freeze(wanted, folder_of(wanted.specs[0].site.runs_dir), job)
     index.remember(run)
     _say_what_stays(wanted, run, say)
+    for hint in not_installed(wanted):
+        say(hint)
     with locked(run.change_lock):
         submit_members(run, plans, range(plans[0].members))
     return run, plans[0]
@@ -162,6 +165,15 @@ def _say_what_stays(wanted: Launch, run: Run, say: Say) -> None:
     if other:
         what = "outside a git repository only Python files, scripts and YAML are copied with the job, not"
         say(f"{what} {_some(other)}; name it by its whole path, or: git init")
+
+
+def not_installed(wanted: Launch) -> Iterator[str]:
+    """What to say of requirements that stand beside a script, and that nobody asked to install."""
+    jobs = (pool.job or spec.job for spec in wanted.shapes for pool in spec.pools)
+    scripts = dict.fromkeys(job.script for job in jobs if job.kind == "script" and job.requirements is None)
+    for name in dict.fromkeys(requirements.beside(script, wanted.cwd) for script in scripts if script):
+        if name is not None:
+            yield f"{name} is there and not installed; job.requirements={name} installs it"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ class Facts:
     below: str = ""
     """Where in the snapshot of the project the command was given: a program of the user's starts there."""
     installed: tuple[Installed | None, ...] = ()
-    """Of each pool its source; none while it is only planned."""
+    """Of each pool its source and requirements; none while it is only planned."""
     kept: str | None = None
     """Where secrets wait that come from the environment."""
 
@@ -114,7 +114,7 @@ def _gres(pool: schema.Pool) -> str | None:
 
 
 def _pool(pool: schema.Pool, place: Place, spec: schema.Spec, facts: Facts, installed: Installed | None) -> PoolPlan:
-    """`spec` is the whole's with the pool's own program, `installed` what its source became."""
+    """`spec` is the whole's with the pool's own program, `installed` what its source and requirements became."""
     program = _program(spec, pool, facts, installed)
     box, stage_dir = None, f"{spec.site.scratch_dir}/fairlead-data-{facts.user}" if _is_ours(spec) else None
     if pool.container.runtime == "apptainer":
@@ -170,11 +170,10 @@ def _credentials(spec: schema.Spec) -> tuple[str, ...]:
 
 def _mounts(spec: schema.Spec, stage_dir: str | None, program: Program) -> list[container.Mount]:
     """What a program sees besides its data. Our trainer: the node's folder of staged data, which the container's
-    private /tmp would not keep, and weights to begin with (of a file the folder, where something vouches for it). One
-    that was installed: itself."""
+    private /tmp would not keep, and weights to begin with (of a file the folder, where something vouches for it). Any
+    other program: what was installed for it."""
     if stage_dir is None:
-        source = spec.job.source if spec.job.kind == "module" else None
-        return [container.Mount(source=path, target=path) for path in program.path if source is not None]
+        return [container.Mount(source=path, target=path) for path in program.installed]
     mounts, begin = [container.Mount(source=stage_dir, target=stage_dir, writable=True)], spec.train.start_from
     if begin is not None:
         folder = str(Path(begin).parent) if begin.endswith(".safetensors") else begin

@@ -91,12 +91,16 @@ def _guarded(question: Question, spec: schema.Spec, plan: Plan) -> Iterator[Find
 
 
 def _program_of_ones_own(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
-    """What `launch` refuses of a program before it freezes a job; a source is installed only there."""
+    """What `launch` refuses of a program before it freezes a job; sources and requirements are installed only there,
+    and a module may be among these."""
     if spec.job.kind == "command":
         scripts_are_frozen(spec)
     job = spec.job
-    if plan.pools[0].container is None and job.kind != "trainer" and job.source is None:
-        made_ready(spec, (None,), sys.executable, print)
+    later = job.source is not None or (job.kind == "module" and job.requirements is not None)
+    if plan.pools[0].container is None and job.kind != "trainer" and not later:
+        (pool,), alone = spec.pools, dataclasses.replace(job, requirements=None)
+        pools = (dataclasses.replace(pool, job=alone),)
+        made_ready(dataclasses.replace(spec, pools=pools, job=alone), (None,), sys.executable, print)
         if job.kind == "module" or (job.kind == "command" and plan.launcher == "local"):  # else only the nodes know
             yield Finding(True, f"the program is there: {' '.join(job.command[:2]) or job.module}")
 

@@ -269,7 +269,7 @@ class Try:
 
         for folder, digest in programs:
             if why := why_broken(Path(folder), digest):
-                what = f"what was installed of job.source has changed: {why}"
+                what = f"what was installed of job.source or job.requirements has changed: {why}"
                 raise SiteError(what, where=folder, do="launch again: that installs it anew")
 
     def _job_state(self) -> str:

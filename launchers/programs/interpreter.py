@@ -74,7 +74,7 @@ class Interpreter:
         except (CommandError, ValueError, IndexError) as e:
             if self.image is not None and shutil.which(self.apptainer) is None:
                 do = "install Apptainer here, load the module that brings it, or name its path in site.apptainer"
-                what = f"{self.apptainer} was not found on this host, where a job's source is installed"
+                what = f"{self.apptainer} was not found on this host, where packages of a job are installed"
                 raise SiteError(what, f"site.apptainer={self.apptainer}", do) from None
             if isinstance(e, CommandError) and self.image is not None and any(word in e.output for word in BROKEN):
                 said = e.output.strip().splitlines()[-1].rpartition(": ")[2]

@@ -1,4 +1,5 @@
-"""Sources, installed: folders of modules that stand in front of what an image (or the host's Python) has.
+"""Sources and requirements, installed: folders of modules that stand in front of what an image (or the host's Python)
+has.
 
     RUNS/.layers/<name>-<key>/modules/     what PYTHONPATH names; mounted read-only where there is a container
     RUNS/.layers/<name>-<key>/layer.json   digest, files and packages; both are there only when they are whole
@@ -6,9 +7,10 @@
     RUNS/.layers/<name>-<key>.log          what pip said
     RUNS/.layers/<name>-<key>.lock         held by the one who installs
 
-The key is a hash over the source, the image (or what the host's Python has) and the wheelhouse, so the same source is
-installed once, whoever launches how many jobs with it; and what it needs keeps the versions of that day. What the image
-has already is not installed again. Installed at launch, so that a source that cannot be is told before anything queues.
+The key is a hash over the source, the requirements, the image (or what the host's Python has) and the wheelhouse, so
+the same source is installed once, whoever launches how many jobs with it; and what it needs keeps the versions of that
+day. What the image has already is not installed again. Installed at launch, so that a source that cannot be is told
+before anything queues.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launchers.apptainer.container import Mount
 from launchers.errors import SiteError
 from launchers.programs import source
-from launchers.programs.interpreter import Interpreter, make_bench, pips_own, run_logged
+from launchers.programs.interpreter import Interpreter, make_bench
+from launchers.programs.pip import INSTALL_S, Asked, Pip, lacking
+from launchers.programs.requirements import Requirements
 from launchers.run_folder import record
 
-INSTALL_S = 3600
 STORE = ".layers"
 DESCRIPTION = "layer.json"
 PIPS_OWN = ("direct_url.json", "RECORD")
@@ -42,24 +44,47 @@ Say = Callable[[str], None]
 class Wanted:
     """What is to be installed, and where it shall run."""
 
-    source: Path
+    source: Path | None
+    requirements: Requirements | None = None
     wheelhouse: Path | None
     interpreter: Interpreter
     image_digest: str
     """Empty on the host."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Short ones of what is to be installed."""
+        return tuple(source.name_of(path) for path in (self.source, self._file) if path is not None)
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """What is to be installed, and the keys that say so."""
+        said = ((self.source, "job.source"), (self._file, "job.requirements"))
+        given = [(str(path), key) for path, key in said if path is not None]
+        return " and ".join(path for path, _ in given), " and ".join(key for _, key in given)
+
+    @property
+    def _file(self) -> Path | None:
+        return self.requirements.path if self.requirements else None
+
+    def digest(self) -> str:
+        """Of all that is given: the source's files are read."""
+        own = [source.digest_of(source.files_of(self.source))] if self.source else []
+        return " ".join([*own, *([f"requirements {self.requirements.digest}"] if self.requirements else [])])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """An installed source."""
+    """An installed source, or installed requirements."""
 
     modules: Path
     digest: str
     own: tuple[str, ...]
-    """Files of the source's own distribution."""
+    """Files of the source's own distribution; none where there is no source."""
     packages: tuple[str, ...]
     """name==version of all that was installed."""
     source_digest: str
+    """Of all that was given."""
 
 
 def ensure_installed(wanted: Wanted, runs_dir: Path, say: Say) -> Layer:
@@ -70,14 +95,14 @@ def ensure_installed(wanted: Wanted, runs_dir: Path, say: Say) -> Layer:
     """
     record.make_private(runs_dir)
     store = record.make_private(runs_dir / STORE)
-    name = source.name_of(wanted.source)
+    names = wanted.names
     with tempfile.TemporaryDirectory(prefix="fairlead-asks-") as bench:
         about = wanted.interpreter.about(Path(bench))
-    digest = source.digest_of(source.files_of(wanted.source))
-    layer = store / f"{name}-{_key(wanted, digest, about)[:12]}"
+    digest = wanted.digest()
+    layer = store / f"{names[0]}-{_key(wanted, digest, about)[:12]}"
     with _only_installer(layer, say):
         if (known := _known(layer)) is None:
-            say(f"installing {name} for Python {about['version']} (log: {layer}.log)")
+            say(f"installing {' and '.join(names)} for Python {about['version']} (log: {layer}.log)")
             with tempfile.TemporaryDirectory(prefix=f".{layer.name}.", dir=store) as bench:
                 _install(wanted, Path(bench).resolve(), layer, digest)
             known = _known(layer)
@@ -128,74 +153,69 @@ def _key(wanted: Wanted, source_digest: str, about: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _install(wanted: Wanted, bench: Path, layer: Path, source_digest: str) -> None:
-    """Build the source's wheel, ask pip what it lacks, install both beside; then the name.
+def _install(wanted: Wanted, bench: Path, layer: Path, digest: str) -> None:
+    """Build the source's wheel, ask pip what it and the requirements lack, install all beside; then the name.
 
     In three steps, because `pip install --target` alone would install anew what the image has.
     """
     make_bench(bench)
-    made, modules = bench / "made", bench / "whole" / "modules"
+    modules = bench / "whole" / "modules"
     modules.mkdir(parents=True)
-    pip = _Pip(wanted, bench, layer.with_name(f"{layer.name}.log"))
-    pip.log.write_bytes(b"")
-    given = source.copy_to(wanted.source, bench / "source")
-    pip("wheel", "--no-deps", "--wheel-dir", str(made), str(given))
-    (wheel,) = made.iterdir()
+    asked, log = wanted.requirements, layer.with_name(f"{layer.name}.log")
+    log.write_bytes(b"")
+    passed = asked.variables if asked else {}
+    pip = Pip(wanted.interpreter, wanted.wheelhouse, bench, log, Asked(*wanted.asked, passed))
+    wheel = _built(wanted.source, pip) if wanted.source else None
+    made = [_address(wheel)] if wheel else []
     report = bench / "report.json"
-    pip("install", "--dry-run", "--report", str(report), str(wheel))
-    lacking = _lacking(json.loads(report.read_text(encoding="utf-8")), wheel)
-    pip("install", "--no-deps", "--ignore-installed", "--target", str(modules), str(wheel), *lacking)
-    _describe(modules, wheel, source_digest)
+    pip("install", "--dry-run", "--report", str(report), *made, *_written(wanted, bench))
+    said = json.loads(report.read_text(encoding="utf-8"))
+    lines = list(lacking(said, wheel.as_uri() if wheel else "", asked))
+    given = [*made, *_file(bench / "lacking.txt", lines, wanted)]
+    if given:
+        pip("install", "--no-deps", "--ignore-installed", "--target", str(modules), *given)
+    _describe(modules, wheel, digest)
     if layer.exists():  # no longer whole
         layer.rename(bench / "broken")
     (bench / "whole").rename(layer)
 
 
-class _Pip:
-    """pip of a job's Python, with its log; raises SiteError with its last lines when it fails."""
-
-    def __init__(self, wanted: Wanted, bench: Path, log: Path) -> None:
-        self.wanted, self.bench, self.log = wanted, bench, log
-        self.offline = wanted.wheelhouse is not None
-        names, mounts = ({}, []) if self.offline else pips_own(bench) if wanted.interpreter.image else ({}, [])
-        house = wanted.wheelhouse.resolve() if wanted.wheelhouse else None
-        self.mounts = [*mounts, *([Mount(source=str(house), target=str(house))] if house else [])]
-        self.names = {**names, "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        self.names |= {"PIP_ROOT_USER_ACTION": "ignore", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
-        if house is not None:
-            self.names |= {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": house.as_uri()}
-
-    def __call__(self, *words: str) -> None:
-        interpreter = self.wanted.interpreter
-        argv = interpreter.argv(["-m", "pip", *words], self.bench, self.mounts)
-        why = run_logged(argv, self.log, interpreter.environment(self.names), INSTALL_S)
-        if why:
-            do = "see its last lines above; "
-            do += (
-                f"everything that it needs, and is built with, has to be in {self.wanted.wheelhouse}"
-                if self.offline
-                else "where no package index can be reached from here, give a folder of wheels: job.wheelhouse=DIR"
-            )
-            what = f"{self.wanted.source} cannot be installed for {interpreter.name}: pip {words[0]} said\n{why}"
-            raise SiteError(what, f"job.source; the whole log: {self.log}", do)
+def _built(path: Path, pip: Pip) -> Path:
+    given = source.copy_to(path, pip.bench / "source")
+    pip("wheel", "--no-deps", "--wheel-dir", str(pip.bench / "made"), str(given))
+    (wheel,) = (pip.bench / "made").iterdir()
+    return wheel
 
 
-def _lacking(report: Mapping[str, Any], wheel: Path) -> Iterator[str]:
-    """Requirements, as exactly as pip resolved them, of what is not there yet and is not the source itself."""
-    for item in report["install"]:
-        info, url = item["metadata"], item["download_info"]["url"]
-        if url != wheel.as_uri():
-            yield f"{info['name']} @ {url}" if item.get("is_direct") else f"{info['name']}=={info['version']}"
+def _address(wheel: Path) -> str:
+    """With its hash, for which pip asks where requirements have theirs."""
+    return f"{wheel.as_uri()}#sha256={hashlib.sha256(wheel.read_bytes()).hexdigest()}"
 
 
-def _describe(modules: Path, wheel: Path, source_digest: str) -> None:
+def _written(wanted: Wanted, bench: Path) -> list[str]:
+    """Words that give pip the requirements."""
+    asked = wanted.requirements
+    if asked is None:
+        return []
+    bounds = _file(bench / "constraints.txt", asked.constraints, wanted)
+    return [*_file(bench / "requirements.txt", asked.lines, wanted), *(["-c", bounds[1]] if bounds else [])]
+
+
+def _file(path: Path, lines: Sequence[str], wanted: Wanted) -> list[str]:
+    """Words that give pip these lines, with the options that the requirements have; none for no lines."""
+    asked = wanted.requirements or Requirements(path=path)
+    path.write_text(asked.text(lines, offline=wanted.wheelhouse is not None), encoding="utf-8")
+    return ["-r", str(path)] if lines else []
+
+
+def _describe(modules: Path, wheel: Path | None, source_digest: str) -> None:
     """Write layer.json. The same packages installed again have the same digest, so what differs each time is not in it:
     what Python compiled, and what pip says of where it built them."""
     files = _lasting(modules)
     document = {
         "digest": source.digest_of(files),
         "source": source_digest,
-        "own": zipfile.ZipFile(wheel).namelist(),
+        "own": zipfile.ZipFile(wheel).namelist() if wheel else [],
         "packages": sorted(_title(p) for p in modules.glob("*.dist-info")),
         "sizes": {name: path.lstat().st_size for name, path in files},
     }

@@ -1,4 +1,5 @@
-"""Is the program of a job there? Asked at launch, before anything is frozen; a source is installed then.
+"""Is the program of a job there? Asked at launch, before anything is frozen; a source and requirements are installed
+then.
 
 What only a node can answer is left to it: where this host has no Apptainer, or another PATH than the nodes.
 """
@@ -19,10 +20,9 @@ from launchers.apptainer.image import BuiltImage
 from launchers.command import output_of
 from launchers.errors import CommandError, Problem, SpecError
 from launchers.folders import folder_of
-from launchers.programs import start
+from launchers.programs import requirements, source, start
 from launchers.programs.interpreter import ASK_S, Interpreter, make_bench
 from launchers.programs.layer import Wanted, ensure_installed
-from launchers.programs.source import path_of
 from launchers.programs.words import Installed
 from launchers.run_folder import snapshot
 
@@ -34,6 +34,8 @@ LOOK = {
 }
 INTERPRETER = re.compile(r"(.*/)?(python[0-9.]*|(ba|da|k|z)?sh|Rscript|julia|perl|torchrun)")
 """What takes the script that it runs as its first argument."""
+ITSELF = re.compile(r"(.*/)?python[0-9.]*")
+"""A command that begins with a Python."""
 PYTHON = "python3"
 """Of the images that our recipes make."""
 RUNSCRIPT = "/.singularity.d/runscript"
@@ -45,8 +47,8 @@ def made_ready(
 ) -> tuple[Installed | None, ...]:
     """What was installed for each pool of a job, in its image; None where nothing was: its program is seen to be there.
 
-    Raises SpecError where a program, its module or its Python is not there, SiteError where a source cannot be
-    installed.
+    Raises SpecError where a program, its module or its Python is not there, SiteError where a source or requirements
+    cannot be installed.
     """
     scripts_are_frozen(spec)
     looked, ready = list[tuple[job_schema.Job, machine_schema.Container]](), list[Installed | None]()
@@ -77,13 +79,14 @@ def _one_ready(
     if job.kind == "trainer":
         _look_for_torch(box, here)
         return None
-    if job.kind == "module" and job.source is not None:
-        return _installed(spec, here, image.digest if image else "", say)
-    if image is not None and shutil.which(here.apptainer) is None:
-        return None
-    if job.kind == "command":
+    asked = image is None or shutil.which(here.apptainer) is not None
+    if job.kind == "command" and asked:
         _look_for_command(spec, image)
-    elif image is not None or job.kind == "module":
+    if (job.kind == "module" and job.source is not None) or job.requirements is not None:
+        return _installed(spec, _of_the_program(job, here), image.digest if image else "", say)
+    if job.kind == "command" or not asked:
+        return None
+    if image is not None or job.kind == "module":
         with tempfile.TemporaryDirectory(prefix="fairlead-asks-") as bench:
             here.about(Path(bench))
             if job.kind == "module":
@@ -94,15 +97,33 @@ def _one_ready(
 def _installed(spec: schema.Spec, here: Interpreter, image_digest: str, say: Callable[[str], None]) -> Installed:
     job, runs_dir = spec.job, folder_of(spec.site.runs_dir)
     house = folder_of(job.wheelhouse) if job.wheelhouse else None
-    wanted = Wanted(source=path_of(str(job.source)), wheelhouse=house, interpreter=here, image_digest=image_digest)
+    wanted = Wanted(
+        source=source.path_of(job.source) if job.source is not None else None,
+        requirements=requirements.of(job),
+        wheelhouse=house,
+        interpreter=here,
+        image_digest=image_digest,
+    )
     layer = ensure_installed(wanted, runs_dir, say)
-    if job.module is None:
+    words: tuple[str, ...] = ()
+    if job.kind == "module" and job.module is None:
         words = start.start_of(layer.modules, layer.own, f"job.source={job.source}")
-    else:
-        words = ("-m", job.module)
+    elif job.module is not None:
+        words = ("-m", job.module) if job.source is not None else ()
+        project = () if job.source is not None else snapshot.roots(Path.cwd())
         with tempfile.TemporaryDirectory(prefix="fairlead-asks-") as bench:
-            _look_for_module(job.module, here, Path(bench), [str(layer.modules)])
+            _look_for_module(job.module, here, Path(bench), [str(p) for p in (*project, layer.modules)])
     return Installed(folder=str(layer.modules), digest=layer.digest, start=words, packages=layer.packages)
+
+
+def _of_the_program(job: job_schema.Job, here: Interpreter) -> Interpreter:
+    """The Python that a command begins with, if it does: on a host that may be another than ours."""
+    word = job.command[0] if job.kind == "command" and job.command else ""
+    if not ITSELF.fullmatch(word):
+        return here
+    if here.image is None:
+        word = str(Path(word).absolute()) if "/" in word else shutil.which(word) or word
+    return dataclasses.replace(here, python=word)
 
 
 def _look_for_module(module: str, here: Interpreter, bench: Path, folders: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """What one rank runs, by the kind of the job's program: its words, where its Python looks first, where it starts.
 
-Pure, standard library only. How a source was installed is layer.py's; how a container is put around it container.py's.
+Pure, standard library only. How a source or requirements were installed is layer.py's; how a container is put around
+it container.py's.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ OURS = "pkg://"
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """A source that was installed for a job."""
+    """A source, requirements or both that were installed for a job."""
 
     folder: str
     """Where its modules are, seen by every node."""
     digest: str
     """Of what is in it, as layer.py computes it."""
     start: tuple[str, ...]
-    """What Python is told to start: `-m` and a module, or the path of a console script."""
+    """What Python is told to start: `-m` and a module, or the path of a console script; empty where no source is
+    installed."""
     packages: tuple[str, ...] = ()
     """name==version of it and of all that was installed with it."""
 
@@ -44,6 +46,8 @@ class Program:
     own."""
     cwd: str | None
     """Folder that it starts in, below the member's; None is the member's own."""
+    installed: tuple[str, ...] = ()
+    """Of `path` what a container has to be shown: the folder of what was installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +66,21 @@ def program_of(job: job_schema.Job, python: str, place: Place) -> Program:
     if job.kind == "trainer":
         ours = (str(place.code / "fairlead"), str(place.code / PROJECT))
         return Program(words=(python, "-m", "trainer"), path=ours, cwd=None)
+    layer = place.installed or LATER
     if job.kind == "module" and job.source is not None:
-        layer = place.installed or LATER
         start = layer.start or ("-m", job.module or "<found at launch>")
-        return Program(words=(python, *start), arguments=job.arguments, path=(layer.folder,), cwd=None)
+        own = (layer.folder,)
+        return Program(words=(python, *start), arguments=job.arguments, path=own, cwd=None, installed=own)
     here = place.code / PROJECT / place.below
     words = {
         "command": job.command,
         "script": (python, script_in(job.script or "", place.code)),
         "module": (python, "-m", str(job.module)),
     }[job.kind]
-    path = dict.fromkeys((str(here), str(place.code / PROJECT)))
-    return Program(words=words, arguments=job.arguments, path=tuple(path), cwd=str(Path(PROJECT, place.below)))
+    beside = () if job.requirements is None else (layer.folder,)
+    path = (*dict.fromkeys((str(here), str(place.code / PROJECT))), *beside)
+    cwd = str(Path(PROJECT, place.below))
+    return Program(words=words, arguments=job.arguments, path=path, cwd=cwd, installed=beside)
 
 
 def script_in(script: str, code: Path) -> str:

@@ -46,7 +46,7 @@ def plan(arguments: argparse.Namespace) -> int:
     from conf.document import to_document
     from launchers import contract, show
     from launchers.freeze import scripts
-    from launchers.launch import checked, planned
+    from launchers.launch import checked, not_installed, planned
     from launchers.plan import units_of
     from launchers.queue import slurm
     from launchers.step import Start, step_of, told
@@ -54,6 +54,8 @@ def plan(arguments: argparse.Namespace) -> int:
     wanted = checked(request_of(arguments))
     for each in wanted.earlier:
         say(f"it begins with {each}")
+    for hint in not_installed(wanted):
+        say(hint)
     plans, member = planned(wanted), arguments.member
     if not 0 <= member < len(wanted.specs):
         what = f"there is no member {member}: the launch has {len(wanted.specs)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.launchers.checked import BY_PATTERN, COMMAND, SEARCH, Cases
 
 IN_VARIABLES = ("job.parameters=environment",)
+ENTRY = ("job=command", "job.command=[]", "container.runtime=apptainer", "container.image=x.sif")
 IMAGES = ("data=images", "data.path=conf")
 BY_LOSS = ("objective.metric=train/loss", "objective.goal=minimize")
 OF_PROGRAMS: Cases = {
@@ -31,6 +32,9 @@ OF_PROGRAMS: Cases = {
         (("job=script", "job.script=null"), ("names no file",), "job.script=null"),
         (("job=module",), ("neither job.module nor job.source",), "job/module.yaml:"),
         (("job=module", "job.module=m", "job.wheelhouse=w"), ("'w'", "no job.source"), "job.wheelhouse=w"),
+        (("job.requirements=r.txt",), ("'r.txt'", "'trainer'"), "job.requirements=r.txt"),
+        ((*COMMAND, "job.wheelhouse=w"), ("'w'", "no job.source and no job.requirements"), "job.wheelhouse=w"),
+        ((*ENTRY, "job.requirements=pyproject.toml"), ("own entry point", "whatever Python"), "job.requirements="),
     ],
     "words_can_be_arguments": [
         ((*COMMAND, f"job.arguments=[{'x' * 131072}]"), ("131072 bytes", "131071"), "job.arguments"),
@@ -44,6 +48,10 @@ OF_PROGRAMS: Cases = {
         (("job=module", "job.source=nowhere"), ("'nowhere'", "no such file or folder"), "job.source=nowhere"),
         (("job=module", "job.source=/etc"), ("'/etc'", "neither pyproject.toml nor setup.py"), "job.source=/etc"),
         (("job=module", "job.source=/etc/passwd"), ("no wheel and no source distribution",), "job.source=/etc/passwd"),
+    ],
+    "at_launch_requirements_can_be_installed": [  # and tests/launchers/test_requirements.py
+        ((*COMMAND, "job.requirements=nowhere.txt"), ("nowhere.txt cannot be read",), "job.requirements=nowhere.txt"),
+        ((*COMMAND, "job.requirements=pyproject.toml"), ("pyproject.toml:1 is", "[build-system]"), "job.requirements="),
         (("job=module", "job.source=.", "job.wheelhouse=x"), ("'x'", "no wheel"), "job.wheelhouse=x"),
     ],
     "parameters_reach_a_command": [
