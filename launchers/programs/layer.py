@@ -148,7 +148,7 @@ def _known(layer: Path) -> Layer | None:
 
 def _key(wanted: Wanted, source_digest: str, about: Mapping[str, Any]) -> str:
     house = source.digest_of((p.name, p) for p in source.wheels(wanted.wheelhouse)) if wanted.wheelhouse else None
-    base = wanted.image_digest or [wanted.interpreter.python, about["have"]]
+    base = [wanted.interpreter.python, wanted.image_digest or about["have"]]
     text = json.dumps([source_digest, base, about["version"], house])
     return hashlib.sha256(text.encode()).hexdigest()
 
