@@ -30,10 +30,13 @@ LOADER_KILLED = re.compile(r"^DataLoader worker \(pid \d+\) is killed by signal"
 
 # Of what drives a card, in words alone: torch's own types tell no cause (torch 2.13, and CUDA's, cuDNN's and cuBLAS's
 # names of their errors, which ROCm's libraries take over).
-CARD_FULL = re.compile(r"(?:CUDA|HIP) error: out of memory|STATUS_ALLOC_FAILED")
-CARD_FAILED = re.compile(r"\b(?:CUDA|HIP)(?: driver)? error: |STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)")
+CARD_FULL = re.compile(r"(?:CUDA|HIP)(?: driver)? error: out of memory|ALLOC(?:ATION)?_FAILED")
+CARD_FAILED = re.compile(
+    r"\b(?:CUDA|HIP)(?: driver)? error: |STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)"
+    r"|cudaGetDeviceCount\(\)|CUDA unknown error|CUDA driver initialization failed"
+)
 CARD_MISUSED = re.compile(
-    r"device-side assert|no kernel image|invalid[ _]|not[ _]supported|bad[ _]param", re.IGNORECASE
+    r"device-side assert triggered|no kernel image|invalid[ _]|not[ _]supported|bad[ _]param", re.IGNORECASE
 )
 
 LEFT = "left.json"
@@ -102,8 +105,8 @@ def _is_of_the_disk(error: BaseException) -> bool:
 
 def _is_of_the_card(error: BaseException) -> bool:
     """The card's own failing or its driver's, not what a program did wrong; who cannot be told apart is tried again."""
-    text = str(error)
-    failed = isinstance(error, RuntimeError) and CARD_FAILED.search(text) and not CARD_MISUSED.search(text)
+    lines = [line for line in str(error).splitlines() if CARD_FAILED.search(line)]  # advice stands below them
+    failed = isinstance(error, RuntimeError) and lines and not any(CARD_MISUSED.search(line) for line in lines)
     return bool(failed) or isinstance(error, CardLost)
 
 

@@ -25,6 +25,12 @@ from trainer.rank import Rank
 
 ALL = Group(0, 1)
 ALONE = Rank(0, 0, 1, 1, 0, ("127.0.0.1", 1))
+ADVICE = """
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+For debugging consider passing CUDA_LAUNCH_BLOCKING=1
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
+"""
+"""What torch adds to each error of a card."""
 INPUTS, TARGETS = torch.randn(32, 6), torch.randint(3, (32,))
 
 
@@ -137,14 +143,16 @@ def test_engine_tells_the_norm_where_it_is_wanted_and_no_weight_changes_for_it(k
     [
         ({}, UserError),
         ({"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_JOB_GPUS": ""}, UserError),
-        ({"SLURM_STEP_GPUS": "0,1"}, CardLost),
-        ({"CUDA_VISIBLE_DEVICES": "0"}, CardLost),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, UserError),
+        ({"SLURM_JOB_ID": "1", "SLURM_STEP_GPUS": "0,1"}, CardLost),
+        ({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "0"}, CardLost),
+        ({"SLURM_JOB_ID": "1", "SLURM_STEP_GPUS": "0", "ROCR_VISIBLE_DEVICES": "0"}, UserError),
     ],
 )
 def test_device_that_slurm_gave_and_torch_does_not_see_is_the_nodes_fault(
     environ: dict[str, str], expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in GIVEN:
+    for name in ("SLURM_JOB_ID", *GIVEN):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
@@ -177,7 +185,6 @@ def test_deepspeed_a_norm_for_which_there_is_no_kernel_is_refused_by_name(precis
 def test_join_a_rank_that_never_comes_is_a_rendezvous_error() -> None:
     script = f"""
 from trainer.parallel.group import join
-from trainer.parallel.group import GIVEN, Group, device
 from trainer.rank import Rank
 from trainer.checkpoints.state import read, rest, write
 from trainer.failure import RendezvousError
@@ -204,12 +211,14 @@ except RendezvousError as e:
         (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [10.0.0.1]"), "rendezvous"),
         (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
-        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), "crash"),
-        (torch.AcceleratorError("HIP error: the launch timed out and was terminated"), "crash"),
+        (torch.AcceleratorError(f"CUDA error: uncorrectable ECC error encountered{ADVICE}"), "crash"),
+        (torch.AcceleratorError(f"HIP error: the launch timed out and was terminated{ADVICE}"), "crash"),
+        (RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"), "crash"),
+        (RuntimeError("CUDA driver error: out of memory"), "out_of_memory"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "crash"),
         (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "crash"),
-        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "user_error"),
-        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "user_error"),
+        (torch.AcceleratorError(f"CUDA error: device-side assert triggered{ADVICE}"), "user_error"),
+        (RuntimeError(f"CUDA error: no kernel image is available for execution on the device{ADVICE}"), "user_error"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"), "user_error"),
         (CardLost("torch sees no card"), "crash"),
     ],

@@ -21,7 +21,7 @@ from tests.trainer.ranks import make_spec
 from tests.trainer.samples import HOSTILE, coloured, everything, png
 from tests.trainer.test_export_splits import SPLIT, part_of, run_of
 from trainer import components, export_splits
-from trainer.data import written
+from trainer.data import annotated, written
 from trainer.failure import UserError
 from trainer.sources import Samples
 
@@ -76,12 +76,13 @@ def opened(lines: list[dict[str, Any]]) -> list[tuple[Any, str]]:
     [
         (SPLIT, "*/*"),
         ({"by": "column", "column": "folder", "train": ["one"], "validation": ["two"], "test": ["three"]}, "*/*/*"),
-        ({"by": "column", "column": "folder", "validation": ["two"], "leave_out": ["three"]}, "*/*/*"),
+        ({"by": "column", "column": "folder", "validation": ["three"], "leave_out": ["two"]}, "*/*/*"),
     ],
 )
 def test_each_image_is_named_once_in_the_part_where_our_trainer_has_it(
-    tmp_path: Path, folder: Path, split: dict[str, Any], glob: str
+    tmp_path: Path, folder: Path, split: dict[str, Any], glob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(annotated, "PIECE", 7)
     if glob == "*/*/*":
         for number, path in enumerate(sorted(folder.glob("*/*.png"))):
             above = folder / ("one", "two", "three")[number % 3] / path.parent.name

@@ -112,6 +112,7 @@ def test_hand_brings_a_batch_to_the_device_when_its_turn_comes(workers: int) -> 
     samples = TensorSamples(torch.rand(200, 5), torch.arange(200))
     order = [(0, np.array([2 * number, 2 * number + 1, PADDING])) for number in range(40)]
     hand = hand_of(Feed(samples, ELSEWHERE, workers).batches(order), ELSEWHERE)
+    gc.collect()  # what earlier tests left there
     before = on_device()
 
     for number in range(40):

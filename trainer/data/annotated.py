@@ -39,7 +39,7 @@ def of_images(shown: str, places: Sequence[str], labels: Labels, parts: tuple[Pa
     def read(wanted: Mapping[str, Any]) -> Iterator[Chunk]:
         used = sides(parts)
         for first in range(0, len(used), PIECE):
-            here = slice(first, first + PIECE)
+            here = slice(first, min(first + PIECE, len(used)))
             columns = {
                 PLACE: arrow.array(places[here], text),
                 CLASS: _named(NAME, labels.names, labels.codes[here]),

@@ -54,6 +54,10 @@ class Demand:
         """What the loop takes for most batches: a first step does not count, nor one with an evaluation behind it."""
         return statistics.median(self._each_s)
 
+    def mean_s(self) -> float:
+        """What the loop takes for a batch, all that is rare included."""
+        return self._loop_s / max(1, self.used)
+
     def waited(self, batches: int) -> float | None:
         """The share of its time that the loop waited, once for so many batches; else None. For the first ones, too:
         workers start, and open their files."""

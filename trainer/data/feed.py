@@ -147,17 +147,19 @@ class Feed:
 
     def _measured(self, order: Iterator[Place], demand: Demand, count: int) -> Generator[Batch, None, Readers | None]:
         """Read here until the loop has used so many batches; returns what would have kept it from waiting for them,
-        None where there are no more."""
+        None where there are no more. A loop is ahead of its card: it waits for that with each copy from memory that is
+        not pinned (CUDA's «API synchronization behavior»), as the first ones are, and else when it reports."""
         demand.begin()
         reading_s = list[float]()
         while demand.used < count:
             if (place := next(order, None)) is None:
                 return None
             begun = time.perf_counter()
-            batch = self._here(place)
+            batch = self[place] if count == MEASURED else self._here(place)
             reading_s.append(time.perf_counter() - begun)
             yield batch
-        readers = readers_for(statistics.median(reading_s), demand.batch_s(), self.spare_cores)
+        loop_s = demand.mean_s() if self.device.type == "cuda" and count > MEASURED else demand.batch_s()
+        readers = readers_for(statistics.median(reading_s), loop_s, self.spare_cores)
         if readers.workers:
             log.info("data: %d workers read ahead (train.workers)", readers.workers)
         return readers

@@ -148,5 +148,6 @@ def _values(column: Any, name: str, chunk: Chunk) -> Any:
         return column
     if compute.any(compute.is_inf(column)).as_py():
         what = f"{chunk.shown} has an infinite number in column {name!r}, and JSON has none"
-        raise UserError(what, "job.data_format: jsonl", "use job.data_format=csv, or leave the column out")
+        do = "leave the column out" if "." in name else "use job.data_format=csv, or leave the column out"
+        raise UserError(what, "job.data_format: jsonl", do)
     return compute.if_else(compute.is_nan(column), None, column)

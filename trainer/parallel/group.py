@@ -157,6 +157,7 @@ def device(kind: str, rank: Rank) -> torch.device:
 
 
 def _given() -> str:
-    """What Slurm gave a rank whose torch could drive it; empty where it gave none, or this torch is for CPUs alone."""
-    said = (f"{name}={value}" for name in GIVEN if (value := os.environ.get(name, "").strip()) not in NO_CARD)
-    return next(said, "") if torch.backends.cuda.is_built() else ""
+    """What Slurm gave a rank whose torch could drive it; empty where it gave none, or this torch is for others."""
+    there = {name: value for name in GIVEN if (value := os.environ.get(name, "").strip()) not in NO_CARD}
+    fits = torch.backends.cuda.is_built() and (bool(torch.version.hip) or "ROCR_VISIBLE_DEVICES" not in there)
+    return next((f"{name}={value}" for name, value in there.items() if fits and "SLURM_JOB_ID" in os.environ), "")

@@ -88,7 +88,7 @@ def listed(options: Options) -> Listed:
     found = files.found(options.path, options.glob, SUFFIXES)
     places = [str(file.path.absolute()) for file in found]
     labels, chosen = _parted([file.name for file in found], options, places)
-    return annotated.of_images(options.path, places, labels, chosen, ("images", files.identity(found)))
+    return annotated.of_images(options.path, places, labels, chosen, ("images", places, files.identity(found)))
 
 
 def listed_at(options: Options, where: Location, there: Sequence[Remote]) -> Listed:
