@@ -50,11 +50,13 @@ OTHER_EXPERIMENT_DO = " (give tracking.experiment the name that the program give
 UNSAVED = "did not save before the time limit"
 NO_MEMORY = "{} when the node had no memory left: that is how Linux makes room"
 CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS)
-DEATHS = {signal.strsignal(number) or "": int(number) for number in CRASHES}
+DEATHS = {**{signal.strsignal(number) or "": int(number) for number in CRASHES}, "Out Of Memory": int(signal.SIGKILL)}
 """srun's words for a task that a signal killed; of the other signals it may be the sender."""
 TASK = re.compile(rf"srun: error: (\S+): tasks? (\d+)\S*: (?:Exited with exit code (\d+)|({'|'.join(DEATHS)}))?")
-SRUN_ENDS_IT = re.compile(r"^srun: (?:forcing job termination|Job step aborted)", re.MULTILINE)
-"""From here on tasks were killed by srun, which was told to."""
+SRUN_ENDS_IT = re.compile(
+    r"^(?:srun: (?:forcing job termination|Job step aborted)|fairlead: the others are told)", re.MULTILINE
+)
+"""From here on tasks were killed by srun, which was told to, or left as they were told (host/srun.py)."""
 KILLED_FIRST = frozenset(CRASHES) - {signal.SIGABRT}
 """What a rank that only lost its peers does not die of; NCCL's watchdog aborts it then."""
 GO_ON = "fairlead retry {{job}} [KEY=VALUE ...] goes on from the newest checkpoint: {}"

@@ -28,8 +28,9 @@ def main(argv: Sequence[str]) -> NoReturn:
         sys.exit(f"fairlead: {in_a_line(str(e))}")
     for name in ("PIPE", "XFSZ"):  # which Python ignores, and a program would inherit that
         signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_DFL)
-    if points := mountpoint_lines(shown.mounts, settings["scratch"]):  # a socket of CUDA's MPS is below /tmp
-        subprocess.run(["/bin/sh", "-c", "\n".join(points)], check=False)
+    points = mountpoint_lines(shown.mounts, settings["scratch"])  # a socket of CUDA's MPS is below /tmp
+    if points and (code := subprocess.run(["/bin/sh", "-c", "\n".join(points)], check=False).returncode):
+        sys.exit(code)
     words = with_options(words, words_of(shown.mounts))
     try:
         os.execvpe(words[0], words, environment_of(os.environ, shown.env))

@@ -47,8 +47,8 @@ class Ranks(Protocol):
         """What srun's rank numbers count from."""
 
     @property
-    def said(self) -> tuple[Path, ...]:
-        """Files with what Slurm said of its end."""
+    def said(self) -> str:
+        """What Slurm said of them; nothing where they are our own processes."""
 
     def processes(self) -> Mapping[int, int]:
         """Rank and process of those that run on this machine, where we began them ourselves."""
@@ -70,14 +70,13 @@ class Ranks(Protocol):
 class Processes:
     """Ranks as processes of this machine, each leader of its own group."""
 
-    blame = ""
+    blame = said = ""
     offset = 0
 
     def __init__(
         self, step: Step, attempt: Attempt, env: Mapping[str, str], pool: PoolPlan, unit: Unit | None = None
     ) -> None:
         """All ranks, or those of one unit of several pools, whose rank.sh counts from its first."""
-        self.said = (attempt.path / "srun.log",)
         self.first_rank: int | None = None
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._told: float | None = None

@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from launchers.host.ranks import KILL_AFTER_S, NOTICES, Ranks, tail
 from launchers.layout import Unit
@@ -40,6 +39,8 @@ class Replicas:
         """Exit statuses; None where it is time to start a worker again."""
         self._running: dict[str, Ranks] = {}
         self._restarted: dict[str, int] = {}
+        self._said: dict[str, str] = {}
+        """Of those that have left."""
         self._told = threading.Event()
         self._killed = False
         self.first_rank: int | None = None
@@ -48,12 +49,13 @@ class Replicas:
             self._start(unit)
 
     @property
-    def said(self) -> tuple[Path, ...]:
+    def said(self) -> str:
         """What Slurm said of the step whose end decided, and of those that lost their host: Slurm ends the others for
         them, whose end may be seen first."""
-        name = self._decided.name
-        lost = (self._srun_log(unit) for unit in self._units if unit.name != name and self._lost_its_node(unit))
-        return self._srun_log(self._decided), self._attempt.path / f"step-{name}.log", *lost
+        decided = self._decided
+        lost = [self._said_of(unit) for unit in self._units if unit != decided and self._lost_its_node(unit)]
+        printed = tail(self._attempt.path / f"step-{decided.name}.log", 100)
+        return "\n".join((self._said_of(decided), *printed, *lost))
 
     @property
     def offset(self) -> int:
@@ -87,9 +89,10 @@ class Replicas:
         while True:
             unit, code = self._ended.get()
             if code is None:  # here, as a process of this machine dies with the thread that started it
-                self._start(unit)
+                if not self._told.is_set():
+                    self._start(unit)
                 continue
-            ranks = self._running.pop(unit.name, None)
+            ranks = self._left(unit)
             if unit == self._chief or (code != 0 and self._is_the_end(unit, code)):
                 self._decided = unit
                 first = ranks.first_rank if ranks is not None else None
@@ -114,10 +117,18 @@ class Replicas:
         return True
 
     def _lost_its_node(self, unit: Unit) -> bool:
-        return any(NODE_FAILURE.search(line) for line in tail(self._srun_log(unit), 100))
+        return bool(NODE_FAILURE.search(self._said_of(unit)))
 
-    def _srun_log(self, unit: Unit) -> Path:
-        return self._attempt.path / f"srun-{unit.name}.log"
+    def _said_of(self, unit: Unit) -> str:
+        """Of the last time that it was started."""
+        ranks = self._running.get(unit.name)
+        return ranks.said if ranks is not None else self._said.get(unit.name, "")
+
+    def _left(self, unit: Unit) -> Ranks | None:
+        ranks = self._running.pop(unit.name, None)
+        if ranks is not None:
+            self._said[unit.name] = ranks.said
+        return ranks
 
     def _later(self, unit: Unit, code: int, before: int) -> None:
         """After a pause, as what is wrong with a worker's place may pass; not when all are told to leave meanwhile."""
@@ -129,6 +140,8 @@ class Replicas:
         threading.Thread(target=lambda: self._ended.put((unit, ranks.wait())), name=unit.name, daemon=True).start()
         if self._killed:
             ranks.kill()
+        elif self._told.is_set():  # meanwhile, when it could not hear that yet
+            ranks.give_notice(signal.SIGTERM)
 
     def _note(self, unit: Unit, code: int, number: int) -> None:
         row = {"t": time.time(), "replica": unit.name, "exit_code": code, "restart": number}
@@ -151,4 +164,4 @@ class Replicas:
                 unit, _ = self._ended.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 return
-            self._running.pop(unit.name, None)
+            self._left(unit)

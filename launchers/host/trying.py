@@ -23,7 +23,7 @@ from launchers.host.client_masking import ClientMasking
 from launchers.host.every_node import is_on_one_host
 from launchers.host.memory_limit import MemoryLimit
 from launchers.host.place import located, told_of_pools
-from launchers.host.ranks import Processes, Ranks, last_lines, tail
+from launchers.host.ranks import Processes, Ranks, last_lines
 from launchers.host.replicas import Replicas
 from launchers.host.reserve import reserve_space, why_not_writable
 from launchers.host.secret_values import values_of, variables_of
@@ -105,8 +105,7 @@ class Try:
         return dataclasses.replace(outcome, message=message, last_lines=tuple(lines))
 
     def _evidence(self, code: int, pruned: str, hung: Hung | None) -> Evidence:
-        files = self.ranks.said if self.ranks else ()
-        said = "\n".join(line for path in files for line in tail(path, 100))
+        said = self.ranks.said if self.ranks else ""
         aborted = code != 0 or ABORTED.search(said)  # a program that is told to end may well leave with 0
         state = self._job_state() if aborted and not pruned else "running"
         return Evidence(
@@ -174,10 +173,15 @@ class Try:
                 write_text(path, text)
                 path.chmod(0o700)
         if self.plan.launcher == "slurm":
-            return srun.in_own_job(step, self.attempt, env, self.signals, unit)
+            return srun.in_own_job(step, self.attempt, env, self._was_noticed, unit)
         if self.plan.launcher == "pool":
-            return srun.in_held(step, self.attempt, env, unit)
+            return srun.in_held(step, self.attempt, env, self._was_noticed, unit)
         return Processes(step, self.attempt, env, self.plan.pools[unit.pool if unit else 0], unit)
+
+    def _was_noticed(self) -> bool:
+        """Whether Slurm has told the ranks that they must leave. It signals the batch step, and so us, only when a
+        preemption's grace time is over (slurm.conf(5), GraceTime)."""
+        return "SIGTERM" in self.signals or self._job_state() == "preempted"
 
     def _several(self, params: Mapping[str, Any], env: Mapping[str, str], where: Located) -> Replicas:
         def may_restart() -> bool:

@@ -31,15 +31,15 @@ def force(*_):
     print("srun: forcing job termination", flush=True)
     [c.kill() for c in children if c.poll() is None]
 signal.signal(signal.SIGTERM, force)
-code = 0
-while any(c.poll() is None for c in children):
+seen = {}
+while len(seen) < tasks:
     for t, c in enumerate(children):
-        if c.poll() and not code:
-            code = c.returncode if c.returncode > 0 else 128 - c.returncode
-            print(f"srun: error: n{t // each + 1}: task {t}: Exited with exit code {code}", flush=True)
+        if t not in seen and c.poll() is not None:
+            seen[t] = code = c.returncode if c.returncode >= 0 else 128 - c.returncode
+            if code:
+                print(f"srun: error: n{t // each + 1}: task {t}: Exited with exit code {code}", flush=True)
     time.sleep(0.02)
-codes = [c.returncode for c in children if c.returncode]
-sys.exit(code or (codes[0] if codes else 0))
+sys.exit(max(seen.values()))
 """
 FAKE_SCANCEL = """
 import contextlib, signal, time

@@ -211,10 +211,12 @@ PEER, KILLED = "srun: error: n1: task 0: Exited with exit code 1\n", "srun: erro
         (PEER + "srun: error: n2: task 1: Aborted\n", 0, 1),
         (PEER + "srun: error: n2: task 1: Terminated\n", 0, 1),
         (PEER + "srun: forcing job termination\n" + KILLED, 0, 1),
+        (PEER + "fairlead: the others are told to leave\n" + KILLED, 0, 1),
+        (PEER + "srun: error: n2: task 1: Out Of Memory\n", 1, -9),
         (PEER.replace("code 1", "code 75") + KILLED, 0, 75),
         ("srun: Job step aborted: Waiting up to 32 seconds\n" + KILLED + PEER, 1, -9),
     ],
-    ids=["after", "in-a-container", "aborted", "told", "by-us", "saved", "all-aborted"],
+    ids=["after", "in-a-container", "aborted", "told", "by-us", "as-told", "no-memory", "saved", "all-aborted"],
 )
 def test_classify_rank_that_was_killed_is_looked_for_behind_the_peer_that_srun_told_of_first(
     said: str, rank: int, code: int
@@ -226,7 +228,7 @@ def test_classify_rank_that_was_killed_is_looked_for_behind_the_peer_that_srun_t
 
     assert (outcome.first_rank, outcome.exit_code) == (rank, code)
     if rank:
-        assert (outcome.cause, outcome.host) == ("crash", "n2")
+        assert (outcome.cause, outcome.host) == ("out_of_memory" if "Memory" in said else "crash", "n2")
 
 
 def test_classify_rank_that_hung_is_named_with_its_stack() -> None:

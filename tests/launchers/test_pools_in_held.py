@@ -47,11 +47,11 @@ def test_pools_hosts_lie_behind_each_other_in_what_the_member_was_given(plan: Pl
 
 
 def test_units_are_steps_of_their_own_on_their_own_nodes(plan: Plan, fakes: Any) -> None:
-    fakes.put("srun", "")
+    fakes.put("srun", "print(1)")
     attempt = Attempt(make_private(Path(plan.run_dir) / "members/0/attempt-0"))
     for unit in units_of(plan):
         step = step_of(plan, 0, 0, start=Start(located(plan, 0, 0), unit))
-        in_held(step, attempt, os.environ, unit).wait()
+        in_held(step, attempt, os.environ, lambda: False, unit).wait()
 
     calls = [call["argv"] for call in fakes.calls("srun")]
     of_nodes = ("--jobid", "--nodelist", "--nodes", "--mem", "--cpus-per-task", "--relative")

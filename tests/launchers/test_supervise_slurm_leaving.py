@@ -99,6 +99,7 @@ def test_supervise_slurm_asks_again_where_it_does_not_name_the_step_yet(
     ("said", "times"),
     [
         ("Kill job error on job step id 42.3: Invalid job id specified", 1),
+        ("Kill job error on job step id 42.3: Communication connection failure", 1),
         ("Unable to contact slurm controller (connect failure)", 2),
     ],
 )
@@ -136,6 +137,12 @@ signal.signal(signal.SIGTERM, leave)
 pathlib.Path(os.environ["FAIRLEAD_ATTEMPT_DIR"], f"ready-{os.environ['RANK']}").touch()
 time.sleep(60)
 """
+ONLY_ONCE = """
+def once(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave()
+signal.signal(signal.SIGTERM, once)
+"""
 SOON = "import launchers.host.element as e; e.REQUEUE_WAIT_S = 0; import launchers.host.srun as s; s.KILL_AFTER_S = 1"
 
 
@@ -143,18 +150,79 @@ SOON = "import launchers.host.element as e; e.REQUEUE_WAIT_S = 0; import launche
 def test_supervise_slurm_rank_that_saves_for_longer_is_not_ended_where_another_has_left(
     on_slurm: Any, make_run: Make, start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
+    """When a grace time begins Slurm tells the ranks alone."""
+    on_slurm.put("scontrol", "print('JobState=RUNNING StartTime=2026-11-21T01:00:00 PreemptTime=2026-11-21T01:00:05')")
     run = make_run(LEAVES_FIRST, ranks=2, launcher="slurm")
     process = start(run, patch=SOON, SLURM_JOB_ID="42")
     until(ready(run, 2))
 
-    process.send_signal(number)
-    if number == signal.SIGTERM:
-        tell_ranks(tmp_path)
+    process.send_signal(number) if number == signal.SIGUSR2 else tell_ranks(tmp_path)
 
     ended(process)
     assert outcome(run)["state"] == "REQUEUED"
     assert [log(run, rank) for rank in (0, 1)] == ["saved\n", "saved\n"]
     assert [c["argv"][0] for c in on_slurm.calls("scancel")] == ["--signal=USR2"] * (number == signal.SIGUSR2)
+
+
+def test_supervise_slurm_preemption_that_slurm_tells_of_later_keeps_who_saves(
+    on_slurm: Any, make_run: Make, start: Start, tmp_path: Path
+) -> None:
+    """Its controller is away when the first rank has left."""
+    on_slurm.put(
+        "scontrol",
+        """
+import pathlib
+asked = pathlib.Path(os.environ["FAKE_PIDS"] + ".asked")
+if not asked.exists():
+    asked.touch()
+    sys.exit("Unable to contact slurm controller")
+print('JobState=RUNNING StartTime=2026-11-21T01:00:00 PreemptTime=2026-11-21T01:00:05')
+""",
+    )
+    run = make_run(LEAVES_FIRST.replace("signal.signal(signal.SIGTERM, leave)", ONLY_ONCE), ranks=2, launcher="slurm")
+    process = start(run, patch=SOON, SLURM_JOB_ID="42")
+    until(ready(run, 2))
+
+    tell_ranks(tmp_path)
+
+    ended(process)
+    assert (outcome(run)["state"], outcome(run)["cause"]) == ("REQUEUED", "preempted")
+    assert [log(run, rank) for rank in (0, 1)] == ["saved\n", "saved\n"]
+
+
+def test_supervise_slurm_full_disk_keeps_nobody_from_being_ended(
+    on_slurm: Any, make_run: Make, start: Start, tmp_path: Path
+) -> None:
+    """What srun says is heard where its log cannot be written."""
+    program = """
+import os, sys, time
+time.sleep(0.5 if os.environ["RANK"] == "1" else 60)
+sys.exit(3)
+"""
+    run = make_run(program, ranks=2, launcher="slurm")
+    nowhere = SOON + "; import pathlib; s._log = lambda attempt, unit: pathlib.Path('/dev/full')"
+
+    assert ended(start(run, patch=nowhere, SLURM_JOB_ID="42")) == 1
+
+    assert (outcome(run)["exit_code"], outcome(run)["first_rank"]) == (3, 1)
+
+
+def test_supervise_slurm_rank_that_dies_of_being_told_is_not_to_blame(
+    on_slurm: Any, make_run: Make, start: Start
+) -> None:
+    program = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
+time.sleep(0.5 if os.environ["RANK"] == "0" else 60)
+sys.exit(1)
+"""
+    run = make_run(program, ranks=3, launcher="slurm")
+
+    assert ended(start(run, patch="import launchers.host.element", SLURM_JOB_ID="42")) == 1
+
+    assert (outcome(run)["cause"], outcome(run)["first_rank"], outcome(run)["exit_code"]) == ("user_error", 0, 1)
+    said = (run.member(0).attempts()[0].path / "srun.log").read_text().splitlines()
+    assert said[1] == "fairlead: the others are told to leave" and len(said) == 4
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
