@@ -204,7 +204,9 @@ class Spec:
     """A whole run, frozen: the document that everything after the check reads."""
 
     name: RunName
+    """What the job's id begins with, and its folder and its run in MLflow."""
     seed: NotNegative
+    """Of every random number: weights, order, splits, augmentation."""
     job: Job
     pools: tuple[Pool, ...]
     data: Component

@@ -1,6 +1,6 @@
 """What does a key mean, and what may it be? Read from the classes that the check reads, and their files' own words.
 
-Nothing is composed here, and nothing checked. How an explanation is printed is verbs/looking.py's.
+Nothing is composed here, and nothing checked. How an explanation is printed is show_keys.py's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import re
 import textwrap
 import types
 import typing
@@ -37,6 +38,10 @@ SECTIONS: Mapping[str, Any] = {
     "secrets": schema.Secret,
 }
 """Name of a section -> what it is made of; components have a class for each kind."""
+NAMES = "names, each with"
+ALONE = ("name", "seed", "params")
+"""Keys that are no sections."""
+NAMED, NUMBERED = re.compile(r"^secrets\.[^.]+(?=\.)"), re.compile(r"^pools\.[0-9]+")
 BEGIN = {"secrets": "secrets.NAME", "pools": "pools.0"}
 """What keys begin with that stand below a name or a number."""
 PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Any: "anything"}
@@ -55,6 +60,11 @@ class Key:
     meaning: str
     below: tuple[Key, ...] = ()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there are names of the user's own below it."""
+        return self.takes.startswith(NAMES)
+
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
@@ -70,9 +80,12 @@ class Explanation:
 def explained(wanted: str) -> list[Explanation]:
     """Of a section (`train`), a kind of component (`data.images`) or a key (`machine.mem_gb`): of one that several
     kinds have (`data.path`) as each has it. Raises SpecError where there is none."""
+    wanted = NUMBERED.sub("pools.0", NAMED.sub("secrets.NAME", wanted.rstrip(".")))
     section, _, rest = wanted.partition(".")
     if section in FOLDERS:
         return _of_component(section, rest, wanted)
+    if section in ALONE:
+        return [Explanation(section, "", tuple(key for key in _keys("", schema.Spec) if key.name == section))]
     if section not in SECTIONS:
         raise _unknown(wanted, all_names())
     if wanted in SECTIONS:
@@ -94,7 +107,7 @@ def _of_component(section: str, rest: str, wanted: str) -> list[Explanation]:
 
 def all_names() -> list[str]:
     """Everything that can be asked for but single keys."""
-    return sorted([*SECTIONS, *FOLDERS, *(f"{name}.{kind}" for name in FOLDERS for kind in kinds(name, ROOT))])
+    return sorted([*SECTIONS, *FOLDERS, *ALONE, *(f"{name}.{kind}" for name in FOLDERS for kind in kinds(name, ROOT))])
 
 
 def _unknown(wanted: str, names: Sequence[str]) -> SpecError:
@@ -102,9 +115,12 @@ def _unknown(wanted: str, names: Sequence[str]) -> SpecError:
 
 
 def _having(wanted: str, among: Sequence[Explanation]) -> list[Explanation]:
-    """That key alone, of those that have it."""
+    """That key alone, of those that have it; of a name in a group of names the group's."""
     keys = {one.name: list(_all_of(one.keys)) for one in among}
-    found = [Explanation(name, "", (key,)) for name, all_of in keys.items() for key in all_of if key.name == wanted]
+    every = [(name, key) for name, all_of in keys.items() for key in all_of]
+    is_it = [Explanation(name, "", (key,)) for name, key in every if key.name == wanted]
+    above = [Explanation(name, "", (key,)) for name, key in every if wanted.startswith(f"{key.name}.") and key.is_open]
+    found = is_it or above
     if not found:
         raise _unknown(wanted, sorted({key.name for all_of in keys.values() for key in all_of}))
     return found
@@ -125,7 +141,7 @@ def _keys(section: str, cls: Any) -> Iterator[Key]:
     hints, meanings = typing.get_type_hints(cls, include_extras=True), _meanings(cls)
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
-        name = f"{section}.{field.name}"
+        name = f"{section}.{field.name}".lstrip(".")
         inner = _group_of(hint)
         below = tuple(_keys(name, inner)) if inner is not None else ()
         yield Key(name, _words(hint), _default(field), meanings.get(field.name, ""), below)
@@ -179,7 +195,7 @@ def _words(hint: Any) -> str:
     if origin is tuple:
         return f"a list of: {_words(args[0])}"
     if origin is not None:
-        return f"names, each with: {_words(args[1])}"
+        return f"{NAMES}: {_words(args[1])}"
     return "a group of keys" if dataclasses.is_dataclass(hint) else PLAIN.get(hint, str(hint))
 
 
