@@ -13,8 +13,8 @@ from conf.machine_schema import Accelerator, Container, Machine
 from conf.schema import Site
 
 Finding = tuple[str, str, str]
-INSIDE = ("image", "recipe", "dockerfile", "digest", "workdir", "writable", "binds", "host_env", "host_shm")
-"""Keys that mean nothing without a container."""
+INSIDE = ("image", "recipe", "dockerfile", "digest", "workdir", "writable", "host_env", "host_shm")
+"""Keys that mean nothing without a container. (What is bound a program on the host sees anyhow.)"""
 
 
 def what_is_said_of_a_container_has_one(container: Container) -> Iterator[Finding]:

@@ -175,17 +175,23 @@ class Supervisor:
         write_json(attempt.path / "started.json", {**self._place(), "saved": sorted(saved)})
 
     def _point(self) -> Outcome | None:
-        """A member of a search asks for its point. Returns what becomes of it where there is none."""
+        """A member of a search asks for its point. Returns what becomes of it where there is none, or one that cannot
+        be trained: never is it trained with another."""
         (row,) = rows_of(self.run, {self.member.index})
-        if not row.get("late") or self.member.point.exists():
-            return None
-        from launchers.search.ask import GivesWay, ask  # with all that suggests points, which other jobs do without
+        if row.get("late") and not self.member.point.exists():
+            from launchers.search.ask import GivesWay, ask  # with all that suggests points: other jobs do without
 
-        try:
-            why = ask(self.run, self.plan, self.member.index)
-        except GivesWay as e:
-            return self._give_way(str(e))
-        return None if why is None else self._without_a_point(why)
+            try:
+                why = ask(self.run, self.plan, self.member.index)
+            except GivesWay as e:
+                return self._give_way(str(e))
+            if why is not None:
+                return self._without_a_point(why)
+            (row,) = rows_of(self.run, {self.member.index})
+        if wrong := row.get("infeasible"):
+            said = f"its point cannot be trained: {wrong}"
+            return self._returned(Outcome(state="FAILED", cause="infeasible", exit_code=2, message=said))
+        return None
 
     def _without_a_point(self, why: str) -> Outcome:
         print(f"fairlead: member={self.member.index} has no point: {why}", flush=True)

@@ -101,7 +101,7 @@ def pips_own(bench: Path) -> tuple[dict[str, str], list[Mount]]:
         path = Path(name).expanduser()
         if path.is_file():
             target = bench / "home" / place
-            target.mkdir(mode=0o700, parents=True)
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
             shutil.copyfile(path, target / "pip.conf")
     return names, [Mount(source=path, target=path) for path in sorted(named) if Path(path).exists()]
 

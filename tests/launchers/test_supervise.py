@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launchers.plan import plans_from
-from launchers.run_folder.record import read_json, write_json
+from launchers.run_folder.record import late_row, make_private, read_json, write_json, write_text
 from tests.launchers.attempted import Make, Start, ended
 from tests.launchers.supervised import log, maker, outcome
 
@@ -53,6 +53,20 @@ def test_supervise_member_has_the_runs_spec_with_its_own_sections(make_run: Make
     assert ended(start(run, "--member", "2")) == 0
 
     assert read_json(run.member(2).spec) == {**read_json(run.spec), "model": {"kind": "cnn", "options": {"width": 2}}}
+
+
+def test_supervise_point_that_the_check_refused_is_not_trained_with_another(make_run: Make, start: Start) -> None:
+    """Its trial is infeasible; the run's own values would be recorded as that point's."""
+    run = make_run("print('trained')", search=True)
+    write_text(run.members_file, json.dumps(late_row(0)) + "\n")
+    make_private(run.member(0).path)
+    write_json(run.member(0).point, {"point": {"model.width": 0}, "sections": {}, "infeasible": "model.width is 0"})
+
+    assert ended(start(run)) == 1
+
+    assert (outcome(run)["state"], outcome(run)["cause"]) == ("FAILED", "infeasible")
+    assert outcome(run)["message"] == "its point cannot be trained: model.width is 0"
+    assert not list(run.path.glob("members/0/attempt-0/rank-*.log"))
 
 
 def test_supervise_failing_rank_is_named_with_its_last_lines(make_run: Make, start: Start) -> None:
