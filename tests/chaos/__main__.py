@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.cases import DEEPSPEED, campaign
+from tests.chaos.cases import BOXED, DEEPSPEED, campaign
 from tests.chaos.drive import Bench
 from tests.chaos.pool import run_all
 from tests.chaos.table import text
@@ -34,7 +34,7 @@ def main() -> int:
     folder = arguments.folder.absolute() / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-seed-{arguments.seed}"
     on_slurm = arguments.cases // 3
     cases = campaign(arguments.seed, "slurm", on_slurm) + campaign(arguments.seed, "local", arguments.cases - on_slurm)
-    cases += [case for case in DEEPSPEED if case.launcher == "local" or on_slurm]
+    cases += [case for case in (*DEEPSPEED, *BOXED) if case.launcher == "local" or on_slurm]
     bench = Bench(folder, Undisturbed(folder / "undisturbed"))
     print(f"seed {arguments.seed}, {len(cases)} cases, in {folder}", flush=True)
 

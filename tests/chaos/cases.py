@@ -13,6 +13,7 @@ Form = Literal["rows", "tar", "staged"]
 """Of what is trained on: rows in memory; tar shards, or Parquet shards that are copied to the node's disk first, both
 read by data loader processes."""
 
+BOX = "pytorch-cpu"
 TOTAL_STEPS = 40
 CHECKPOINT_EVERY = 6
 EVALUATE_EVERY = 10
@@ -173,6 +174,8 @@ class Case:
     """Which of several processes, hosts, files or bits is meant, modulo their number."""
     form: Form
     """Of the data, whose numbers are the same in each."""
+    container: str = "none"
+    """In which it trains; the run that it is compared with has none."""
 
     @property
     def kind(self) -> Kind:
@@ -209,6 +212,15 @@ DEEPSPEED = (
 )
 """With the engine that takes longest to start (40 to 75 s a case on two busy cores): always in `make chaos`, and one
 more among the tests (test_here.py)."""
+
+
+BOXED = (
+    Case(920, "kill one rank", "local", "ddp", TWO, TWO, at_step=14, phase=0.4, victim=1, form="tar", container=BOX),
+    Case(921, "preempted", "slurm", "ddp", PAIR, PAIR, at_step=11, phase=0.5, victim=0, form="rows", container=BOX),
+    Case(922, "host off", "slurm", "fsdp", PAIR, PAIR, at_step=15, phase=0.2, victim=1, form="staged", container=BOX),
+    Case(923, "kill one rank", "slurm", "fsdp", TWO, TWO, at_step=9, phase=0.7, victim=0, form="tar", container=BOX),
+)
+"""In containers, through which signals go, and whose processes have to end: with the tests, and in `make chaos`."""
 
 
 def campaign(seed: int, launcher: Launcher, count: int) -> list[Case]:

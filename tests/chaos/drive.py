@@ -71,6 +71,9 @@ def _started(case: Case, place: Place, hosts: tuple[int, ...], what: tuple[tuple
     words, store = what
     tracking = f"tracking.uri={store.uri}" if store else "tracking=none"
     on = [*data.words(case.form), *case.kind.words, f"site.scratch_dir={place.tmp}"]
+    if case.container != "none":  # where the test's image is, and the folder in which the model waits
+        binds = f"container.binds=[{{source: {place.folder}, writable: true}}]"
+        on += [f"container={case.container}", binds, *(["site=testbed"] if case.launcher == "local" else [])]
     if case.launcher == "slurm":
         on.append(f"launcher.sbatch.nodelist='{_hosts(hosts, case.layout)}'")
     client = place.start(*words, tracking, *on)

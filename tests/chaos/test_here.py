@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 
 import pytest
 
-from tests.chaos.cases import FOUND, TWO, Case, campaign
+from tests.chaos.cases import BOXED, FOUND, TWO, Case, campaign
 from tests.chaos.drive import Bench
 from tests.chaos.pool import attempted
 from tests.chaos.verdict import Row
@@ -26,8 +27,10 @@ def seeded() -> list[Case]:
 
 
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize("case", [*FOUND, *seeded()], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*FOUND, *seeded(), *BOXED[:1]], ids=lambda case: case.name)
 def test_fault_here_keeps_every_promise(case: Case, bench: Bench, judged: Callable[[Row], None]) -> None:
     if case.fault in MOUNTS and os.geteuid() != 0:
         pytest.skip("needs root: it mounts a file system")
+    if case.container != "none" and shutil.which("apptainer") is None:
+        pytest.skip("needs Apptainer")
     judged(attempted(bench, case))

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.chaos.cases import Case, campaign
+from tests.chaos.cases import BOXED, Case, campaign
 from tests.chaos.drive import Bench
 from tests.chaos.pool import run_all
 from tests.chaos.verdict import Row
 
 SEED, CASES = 20261121, 16
+ALL = (*campaign(SEED, "slurm", CASES), *(case for case in BOXED if case.launcher == "slurm"))
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
 
@@ -25,10 +26,10 @@ def rows(bench: Bench) -> Mapping[str, Row]:
     """All of them, run."""
     if "SLURM_CONF" not in os.environ or shutil.which("sbatch") is None or os.geteuid() != 0:
         pytest.skip("needs the test cluster, whose hosts it switches off: run `make test` as root on Debian")
-    return {row.case.name: row for row in run_all(bench, campaign(SEED, "slurm", CASES))}
+    return {row.case.name: row for row in run_all(bench, ALL)}
 
 
-@pytest.mark.parametrize("case", campaign(SEED, "slurm", CASES), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_fault_on_the_cluster_keeps_every_promise(
     case: Case, rows: Mapping[str, Row], judged: Callable[[Row], None]
 ) -> None:
