@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from launchers.command import output_of
@@ -27,7 +28,7 @@ from launchers.host.ranks import DIES_WITH_US, KILL_AFTER_S, NOTICES, POLL_S
 from launchers.layout import Unit
 from launchers.outcome import EX_TEMPFAIL, tasks_of
 from launchers.queue import scheduler
-from launchers.queue.in_pool import Place
+from launchers.queue.in_pool import Place, steps_of
 from launchers.queue.slurm import client_environment
 from launchers.run_folder.record import Attempt
 from launchers.step import Step
@@ -178,11 +179,7 @@ def in_held(
     allocation's first host."""
     place = _of_unit(Place.given(), unit)
     argv = (*DIES_WITH_US, step.argv[0], *where(place), *step.argv[1:])
-
-    def steps() -> list[str]:
-        return [id_ for id_, name in scheduler.running_steps([place.job], ASK_S) if name == step.name]
-
-    return SrunStep(argv, env, _log(attempt, unit), steps, noticed)
+    return SrunStep(argv, env, _log(attempt, unit), partial(steps_of, place.job, step.name, ASK_S), noticed)
 
 
 def _log(attempt: Attempt, unit: Unit | None) -> Path:

@@ -125,9 +125,10 @@ class InPool:
         return outcome is not None and outcome["state"] in FINAL
 
 
-def steps_of(job: str, name: str) -> list[str]:
-    """The running steps of an allocation with this name, or that begins so where it ends in a dot."""
-    running = scheduler.running_steps([job])
+def steps_of(job: str, name: str, timeout_s: float = 20) -> list[str]:
+    """The running steps of an allocation with this name, or that begins so where it ends in a dot. Raises
+    CommandError."""
+    running = scheduler.running_steps([job], timeout_s)
     return [step for step, said in running if said == name or (name.endswith(".") and said.startswith(name))]
 
 

@@ -31,9 +31,7 @@ def saved_by(member: Member) -> Saved:
 
 def has_saved(attempt: Attempt) -> bool:
     """Whether there is a checkpoint that was not there when an attempt began."""
-    began = read_json(attempt.path / "started.json") or {}
-    before = frozenset((name, at_ns) for name, at_ns in began.get("saved", ()))
-    return bool(saved_by(Member(attempt.path.parent)) - before)
+    return bool(saved_by(Member(attempt.path.parent)) - (_saved_before(attempt) or frozenset()))
 
 
 def lost_by(member: Member) -> list[str]:
@@ -54,11 +52,16 @@ def requeues_in_a_row(member: Member) -> int:
         if state in FINAL:
             break
         count += state == "REQUEUED"
-        began = read_json(attempt.path / "started.json") or {}
-        if "saved" not in began:  # killed before it said so: it started no rank
+        before = _saved_before(attempt)
+        if before is None:  # killed before it said so: it started no rank
             continue
-        before = frozenset((name, at_ns) for name, at_ns in began["saved"])
         if there - before:
             break
         there = before
     return count
+
+
+def _saved_before(attempt: Attempt) -> Saved | None:
+    """What was there when an attempt began; None where it did not say."""
+    began = read_json(attempt.path / "started.json") or {}
+    return frozenset((name, at_ns) for name, at_ns in began["saved"]) if "saved" in began else None
