@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from trainer.checkpoints import keeping
 from trainer.checkpoints.keeping import Keeper, is_over, save_if_due
 from trainer.checkpoints.progress import Clock, Progress
 from trainer.data.demand import Demand
-from trainer.data.feed import Feed, Place
+from trainer.data.feed import Feed
 from trainer.data.hand import Hand
 from trainer.data.order import Order, covering
 from trainer.engines import Engine
@@ -78,7 +77,7 @@ class Run:
 
 def train(run: Run) -> bool:
     """Train to the last step. False if told to stop before; what was done is saved then, if there is time."""
-    places, demand = upcoming(run), Demand()
+    places, demand = run.order.passes(run.progress.step, run.last_step), Demand()
     batches = run.training.batches(run.samples.watched(places) if run.samples else places, demand)
     if run.profiler:
         batches = run.profiler.begin(run, batches)
@@ -96,13 +95,6 @@ def train(run: Run) -> bool:
         keeping.leave(run)
         return False
     return True
-
-
-def upcoming(run: Run) -> Iterator[Place]:
-    """Epochs and indices of this rank's batches, from the next step to the last."""
-    for step in range(run.progress.step, run.last_step):
-        for indices in run.order.micro_batches(step):
-            yield step // run.order.steps_per_epoch, indices
 
 
 def await_data(run: Run, hand: Hand, passes: int = 1) -> float:

@@ -78,7 +78,7 @@ def seen(samples: Any, layout: tuple[int, int], epoch: int = 0, seed: int = 3) -
     orders = [Order(len(samples), 4, seed, world, rank) for rank in range(world)]
     found: dict[int, torch.Tensor] = {}
     for order in orders:
-        places = [(epoch, batch) for step in range(3) for batch in order.micro_batches(step)]
+        places = [(epoch, batch) for _, batch in order.passes(0, 3)]
         batches = Feed(samples, CPU, workers, seed=seed).batches(places)
         for (_, indices), batch in zip(places, batches, strict=True):
             found |= dict(zip(indices.tolist(), batch.inputs, strict=True))

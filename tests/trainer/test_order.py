@@ -7,11 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.order import PADDING, Order, _parcel, covering, permuted, seed_of
+from trainer.data.order import PADDING, Order, covering, permuted, seed_of
 from trainer.failure import UserError
 
 SIZES = st.integers(1, 700)
 KEYS = st.integers(0, 2**63 - 1)
+
+
+def micro_batches(order: Order, step: int) -> np.ndarray:
+    """This rank's part of a step, one row per forward pass."""
+    return np.array([indices for _, indices in order.passes(step, step + 1)])
 
 
 @given(SIZES, KEYS)
@@ -65,7 +70,7 @@ def test_order_an_epoch_shows_all_ranks_each_sample_once(
     ranks = [Order(size, batch_size, 5, world, rank, accumulate) for rank in range(world)]
     steps = range(epoch * ranks[0].steps_per_epoch, (epoch + 1) * ranks[0].steps_per_epoch)
 
-    shares = [share for order in ranks for step in steps for share in order.micro_batches(step)]
+    shares = [share for order in ranks for step in steps for share in micro_batches(order, step)]
 
     assert {len(share) for share in shares} == {-(-batch_size // (world * accumulate))}
     assert sorted(i for share in shares for i in share if i != PADDING) == list(range(size))
@@ -78,15 +83,15 @@ def test_order_another_layout_sees_the_same_global_batch(size: int, step: int) -
     for world, accumulate in ((4, 2), (5, 1), (3, 3)):
         shared = [Order(size, 24, 5, world=world, rank=rank, accumulate=accumulate) for rank in range(world)]
 
-        parts = np.concatenate([np.concatenate(order.micro_batches(step)) for order in shared])
+        parts = np.concatenate([np.concatenate(micro_batches(order, step)) for order in shared])
 
-        assert sorted(parts[parts != PADDING]) == sorted(i for i in alone.micro_batches(step)[0] if i != PADDING)
+        assert sorted(parts[parts != PADDING]) == sorted(i for i in micro_batches(alone, step)[0] if i != PADDING)
 
 
 def test_order_batch_that_ranks_cannot_share_evenly_gives_some_one_sample_less() -> None:
     shared = [Order(1000, 64, 5, world=3, rank=rank, accumulate=2) for rank in range(3)]
 
-    counts = [[int((share != PADDING).sum()) for share in order.micro_batches(2)] for order in shared]
+    counts = [[int((share != PADDING).sum()) for share in micro_batches(order, 2)] for order in shared]
 
     assert counts == [[11, 11], [11, 10], [11, 10]]
 
@@ -96,19 +101,28 @@ def test_order_does_not_depend_on_how_many_steps_are_computed_together(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     ranks = [Order(31, 8, 5, world=2, rank=rank, accumulate=2) for rank in range(2)]
-    expected = [order.micro_batches(step).tolist() for step in range(30) for order in ranks]
+    expected = [micro_batches(order, step).tolist() for step in range(30) for order in ranks]
     monkeypatch.setattr("trainer.data.order.AT_ONCE", at_once)
-    _parcel.cache_clear()
 
-    assert [order.micro_batches(step).tolist() for step in range(30) for order in ranks] == expected
-    _parcel.cache_clear()
+    assert [micro_batches(order, step).tolist() for step in range(30) for order in ranks] == expected
 
 
 def test_order_epochs_and_seeds_differ() -> None:
     order, other = Order(100, 50, seed=1), Order(100, 50, seed=2)
 
-    assert not (order.micro_batches(0) == order.micro_batches(2)).all()
-    assert not (order.micro_batches(0) == other.micro_batches(0)).all()
+    assert not (micro_batches(order, 0) == micro_batches(order, 2)).all()
+    assert not (micro_batches(order, 0) == micro_batches(other, 0)).all()
+
+
+def test_order_passes_begin_and_end_in_any_step_and_say_their_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.order.AT_ONCE", 56)  # seven steps
+    order = Order(31, 8, seed=1, accumulate=2)
+
+    whole = [(epoch, indices.tolist()) for epoch, indices in order.passes(0, 30)]
+
+    assert [epoch for epoch, _ in whole] == [step // 4 for step in range(30) for _ in range(2)]
+    for first, last in ((0, 0), (5, 6), (6, 22), (29, 30)):
+        assert [(epoch, part.tolist()) for epoch, part in order.passes(first, last)] == whole[2 * first : 2 * last]
 
 
 def test_order_batch_without_a_sample_for_each_rank_names_the_numbers() -> None:

@@ -361,8 +361,7 @@ def ids(samples: Any, world: int, steps: range) -> list[list[int]]:
     for step in steps:
         read.append([])
         for order in orders:
-            places = ((step // order.steps_per_epoch, batch) for batch in order.micro_batches(step))
-            for batch in Feed(samples, torch.device("cpu")).batches(places):
+            for batch in Feed(samples, torch.device("cpu")).batches(order.passes(step, step + 1)):
                 real = slice(None) if batch.weights is None else batch.weights > 0
                 read[-1] += batch.inputs[real].flatten().int().tolist()
     return read

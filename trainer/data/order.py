@@ -8,7 +8,6 @@ counts for nothing, so each epoch sees each sample exactly once. Reading the sam
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -125,10 +124,16 @@ class Order:
         """Samples in the batch of a step: `batch_size`, or what is left of the epoch."""
         return min(self.batch_size, self.size - step % self.steps_per_epoch * self.batch_size)
 
-    def micro_batches(self, step: int) -> Indices:
-        """This rank's part of a step, one row per forward pass. PADDING stands at the end."""
-        place = step % self._at_once
-        return _parcel(self, step - place)[place]
+    def passes(self, first: int, last: int) -> Iterator[tuple[int, Indices]]:
+        """Epoch and samples of each of this rank's forward passes, in all steps from `first` on and before `last`.
+        PADDING stands at the end."""
+        at_once, per_epoch = self._at_once, self.steps_per_epoch
+        while first < last:
+            place = first % at_once
+            for rows in _parcel(self, first - place)[place : place + last - first]:
+                for indices in rows:
+                    yield first // per_epoch, indices
+                first += 1
 
     @property
     def _at_once(self) -> int:
@@ -136,7 +141,6 @@ class Order:
         return max(1, AT_ONCE * self.world // self.batch_size)
 
 
-@functools.lru_cache(2)
 def _parcel(order: Order, first: int) -> Indices:
     """Samples of some steps from `first` on: (steps, accumulate, micro_size). Small batches need not each pay for a
     call."""

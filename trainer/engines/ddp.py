@@ -72,12 +72,14 @@ def start(
     # assertion else). More exchanges within a step change nothing: the average of what is equal already is itself.
     unseen = wrapped is not model and wrapped.static_graph
 
+    narrowed = _narrowed(place)
+
     def called(inputs: Tensor) -> Tensor:
         nonlocal differ
         if differ and not model.training:  # in training DDP shares them; what is evaluated is what will be saved
             buffers.share(model, place.rank.world)
         differ = counts and model.training
-        with _narrowed(place):
+        with narrowed:
             return (wrapped if model.training else model)(inputs)
 
     def exchange(last: bool) -> contextlib.AbstractContextManager[object]:

@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -93,17 +93,19 @@ class Own:
     """Of that wait, what came before the end of its first step, or in an attempt before."""
 
 
+WIDTH = len(fields(Own))
+
+
 def placed(own: Own, rank: int, world: int) -> Tensor:
     """A rank's numbers in their place, so that the sum over ranks is the numbers of all."""
-    numbers = torch.zeros(world, len(astuple(own)), dtype=torch.float64)
-    numbers[rank] = torch.tensor(astuple(own), dtype=torch.float64)
-    return numbers.flatten()
+    numbers = [0.0] * (WIDTH * world)
+    numbers[WIDTH * rank : WIDTH * (rank + 1)] = (own.taken_s, own.waited_s, own.start_s)
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def told(numbers: Sequence[float]) -> list[Own]:
     """Of all ranks in their order, from the sum of what they placed."""
-    width = len(fields(Own))
-    return [Own(*numbers[i : i + width]) for i in range(0, len(numbers), width)]
+    return [Own(*numbers[i : i + WIDTH]) for i in range(0, len(numbers), WIDTH)]
 
 
 def per_step(each: Sequence[Own], steps: int) -> dict[str, Any]:
