@@ -35,6 +35,8 @@ CUT_S = 10.0
 would end both (measured: the batch step two seconds before the others)."""
 LOOK_S = 5.0
 """Between two looks at the clock: while a laptop sleeps, its clock goes on and its timers do not."""
+EARLY_S = 60.0
+"""Slurm may give notice so much earlier than asked for (sbatch(1), --signal); the time limit stays where it is."""
 KILL_AGAIN_S = 30.0
 """Ranks may be starting at the very moment."""
 
@@ -91,9 +93,8 @@ def _tell(plan: Plan, attempt: Attempt, began: float) -> None:
 
 def here(plan: Plan, began: float) -> dict[str, Any]:
     """Where nobody kills a rank but us: on this machine, and in a held allocation."""
-    end = ends_at(plan, began)
     notice_s = {"SIGTERM": KILL_AFTER_S, "SIGUSR2": after_notice_s(plan)}
-    return {"ends_at": end if end < math.inf else None, "notice_s": notice_s}
+    return {"ends_at": _of_ranks(plan, ends_at(plan, began)), "notice_s": notice_s}
 
 
 def ends_at(plan: Plan, began: float) -> float:
@@ -117,7 +118,12 @@ def on_slurm(plan: Plan, partition: str) -> dict[str, Any]:
     notice_s: dict[str, float] = {"SIGUSR2": after_notice_s(plan)}
     if grace_s is not None:
         notice_s["SIGTERM"] = grace_s
-    return {"ends_at": time.time() + left_s if left_s < math.inf else None, "notice_s": notice_s}
+    return {"ends_at": _of_ranks(plan, time.time() + left_s), "notice_s": notice_s, "early_s": EARLY_S}
+
+
+def _of_ranks(plan: Plan, end: float) -> float | None:
+    """When its ranks are ended that has to have ended then; None where nobody ends them."""
+    return end - cut_s(plan.notice_s) if end < math.inf else None
 
 
 def grace_s_of(partition: Mapping[str, str], config: Mapping[str, str], qos: str | None = None) -> float | None:

@@ -184,10 +184,10 @@ def test_a_crash_with_no_time_left_is_tried_again_from_the_queue(make_run: Make,
 @pytest.mark.parametrize(
     ("more", "ends_at"),
     [
-        ({"time_limit_min": 10}, 1600.0),
+        ({"time_limit_min": 10}, 1590.0),
         ({}, None),
-        ({"launcher": "pool", "time_limit_min": 10}, 1500.0),
-        ({"launcher": "pool", "time_limit_min": 5}, 1300.0),
+        ({"launcher": "pool", "time_limit_min": 10}, 1490.0),
+        ({"launcher": "pool", "time_limit_min": 5}, 1290.0),
     ],
     ids=["here", "no limit", "pool ends before", "pool"],
 )

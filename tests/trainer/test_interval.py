@@ -57,6 +57,7 @@ def test_mtbf_is_what_the_site_says_until_a_run_has_seen_worse() -> None:
 
 def test_interval_the_first_save_is_early_and_the_thread_that_writes_rests_half_of_the_time() -> None:
     assert interval_s(Costs(), 3.6e6) == FIRST_S
+    assert interval_s(Costs(), 40.0) == 20.0  # a run that breaks sooner saves sooner
     assert interval_s(Costs([0.5], [4.0]), 3.6e6) == daly_s(0.5, 3.6e6)
     assert interval_s(Costs([0.001], [40.0]), 1000.0) == 80.0
 
@@ -80,10 +81,18 @@ def test_costs_remember_the_last_few() -> None:
         (Now(since_s=60, interval_s=120, save_s=40, left_s=150, notice_s=45), 55),
         (Now(since_s=60, interval_s=100, save_s=40, left_s=94, notice_s=45), -1),
         (Now(since_s=60, interval_s=100, save_s=40, left_s=1000, notice_s=45), 40),
+        # it does after a step of so long, and not after one that is longer
+        (Now(since_s=60, interval_s=100, save_s=40, left_s=100, notice_s=60, step_s=10), 40),
+        (Now(since_s=60, interval_s=200, save_s=40, left_s=150, notice_s=60, step_s=12), 34),
+        # what it takes is not known: half of the time is left when it is
+        (Now(since_s=5, interval_s=60, save_s=None, left_s=65, notice_s=45), 7.5),
+        (Now(since_s=5, interval_s=60, save_s=None, left_s=300, notice_s=45), 55),
+        (Now(since_s=5, interval_s=60, save_s=None, left_s=65, notice_s=45, begun=True), 55),
         # one that has just begun is the last
         (Now(since_s=10, interval_s=100, save_s=40, left_s=94, notice_s=45), 90),
-        # too late for any: as usual
-        (Now(since_s=60, interval_s=100, save_s=40, left_s=60, notice_s=45), 40),
+        # it ends after the notice, and before the end; or it is too late for any: as usual
+        (Now(since_s=60, interval_s=100, save_s=40, left_s=60, notice_s=45), -35),
+        (Now(since_s=60, interval_s=100, save_s=40, left_s=49, notice_s=45), 40),
     ],
 )
 def test_until_save_counts_with_the_time_limit(now: Now, seconds: float) -> None:

@@ -15,6 +15,8 @@ from trainer.checkpoints.costs import Costs
 
 FIRST_S = 60.0
 """The first save of a run comes early: it measures what the others will cost, and the first minutes break most."""
+FIRST_SHARE = 0.5
+"""Of the time between failures, or of what is left until the notice, where that is sooner: the latest for the first."""
 WRITING_SHARE = 0.5
 """Of the time, the thread that writes may be busy: on a CPU it takes cores from the ranks."""
 MARGIN = 1.25
@@ -48,7 +50,7 @@ def mtbf_s(prior_s: float, seen_s: float, failures: int) -> float:
 def interval_s(costs: Costs, mtbf_s: float) -> float:
     """Seconds from the beginning of one save to that of the next."""
     if costs.stall_s is None or costs.durable_s is None:
-        return FIRST_S
+        return min(FIRST_S, mtbf_s * FIRST_SHARE)
     return max(daly_s(costs.stall_s, mtbf_s), costs.durable_s / WRITING_SHARE)
 
 
@@ -62,26 +64,35 @@ class Now:
     save_s: float | None
     """Until a save is on disk; None where none was measured."""
     left_s: float | None = None
-    """Until the time limit ends the job; None where nothing does."""
+    """Until the ranks are ended for their time limit; None where nothing does that."""
     notice_s: float | None = None
     """Of these, what the run has after it was told to leave."""
+    step_s: float = 0.0
+    """That a step takes: a notice is answered, and a save begun, between two of them."""
+    begun: bool = False
+    """Whether this attempt has begun one."""
 
 
 def until_save_s(now: Now) -> float:
     """Seconds until the next save should begin; 0 or less is now.
 
-    Where a save fits between the notice and the time limit, the notice brings the last one. Where it does not, what
-    is trained after the last save that still gets onto the disk is lost: so that one comes as late as it can.
+    Where a save fits between the notice and the end, also after a step that has just begun, the notice brings the last
+    one. Where it does not, what is trained after the last save that still gets onto the disk is lost: so that one comes
+    as late as it can, and is there when the notice comes. What a save takes must be known by then.
     """
     usual = now.interval_s - now.since_s
-    if now.left_s is None or now.save_s is None or now.notice_s is None:
+    if now.left_s is None or now.notice_s is None:
         return usual
+    until_notice = now.left_s - now.notice_s
+    if now.save_s is None:
+        first = (now.since_s + until_notice) * FIRST_SHARE - now.since_s
+        return usual if now.begun else min(usual, first)
     longest = now.save_s * MARGIN
-    last = now.left_s - now.notice_s - longest  # on the disk when the notice comes
-    is_too_late = last + longest < now.save_s
-    if longest <= now.notice_s or now.since_s < longest or is_too_late:
+    fits = now.step_s + longest <= now.notice_s
+    has_just_begun, is_too_late = now.since_s < longest, now.left_s < longest
+    if fits or has_just_begun or is_too_late:
         return usual
-    return min(usual, last)
+    return min(usual, until_notice - longest - now.step_s / 2)
 
 
 def steps_ahead(seconds: float, step_s: float) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, get_args
@@ -100,9 +101,9 @@ class Keeper:
         before, looked_s = self._looked or (self.step, self.began_s)
         now_s = time.monotonic()
         step_s = (now_s - looked_s) / max(1, step - before)
-        return interval.steps_ahead(interval.until_save_s(self._now(now_s)), step_s)
+        return interval.steps_ahead(interval.until_save_s(self._now(now_s, step_s)), step_s)
 
-    def _now(self, now_s: float) -> interval.Now:
+    def _now(self, now_s: float, step_s: float) -> interval.Now:
         if self._limits.ends_at is None:
             self._limits = limits.read(self.attempt)
         ends_at = self._limits.ends_at
@@ -112,7 +113,13 @@ class Keeper:
             save_s=self.saver.costs.durable_s,
             left_s=None if ends_at is None else ends_at - time.time(),
             notice_s=self._limits.notice_s.get("SIGUSR2"),
+            step_s=step_s,
+            begun=self._saved_s is not None,
         )
+
+    def chosen(self) -> Mapping[str, float]:
+        """For the ledger: how long it may be until the next save; nothing where that goes by steps."""
+        return {} if isinstance(self.every, int) else {"interval_s": round(self.interval_s(time.monotonic()), 3)}
 
     def interval_s(self, now_s: float) -> float:
         """Seconds between two saves, by what they cost and by how often something breaks."""
@@ -167,8 +174,11 @@ def save(run: Run) -> None:
 def _saved(run: Run, step: int, why: OSError | None) -> None:
     """A checkpoint is on disk, or could not be brought there. By the thread that writes."""
     if why is None:
-        run.ledger.mark("checkpoint_durable", step=step)
-        log.info("step %d/%d saved", step, run.last_step)
+        chosen = run.keeper.chosen()
+        run.ledger.mark("checkpoint_durable", step=step, **chosen)
+        next_s = chosen.get("interval_s") if step < run.last_step else None
+        after = "" if next_s is None else f"; the next follows within {next_s:.3g} s"
+        log.info("step %d/%d saved%s", step, run.last_step, after)
         return
     kept = run.keeper.saver.kept
     run.ledger.mark("checkpoint_failed", step=step, kept=kept, why=str(why))
