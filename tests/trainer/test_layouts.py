@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +72,41 @@ def test_a_run_changes_engine_stage_and_ranks_and_ends_with_the_same_model(
         # In the mean by no more than if bf16, which rounds by 2**-8 at most, had rounded all their steps one way.
         assert (tensor - theirs[name]).abs().mean() < LR * train["max_steps"] * 2**-8
     assert moved.result()["metrics"]["val/accuracy"] == whole.result()["metrics"]["val/accuracy"]
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, truncate])
+@pytest.mark.parametrize(("before", "after"), [(WAY[0], WAY[1]), (WAY[5], WAY[6])], ids=["ddp-fsdp", "zero-ddp"])
+def test_engine_that_finds_anothers_newest_checkpoint_damaged_goes_on_from_the_one_before(
+    member: Make,
+    before: tuple[str, Mapping[str, Any], int],
+    after: tuple[str, Mapping[str, Any], int],
+    harm: Callable[[Path], None],
+) -> None:
+    train = {"max_steps": 10, "checkpoint_every_steps": 4}
+    whole, moved = member("whole", train=train), member("moved", train=train)
+    whole.start()
+    attempt(moved, *before, stop="6:SIGTERM")
+    newest = moved.path / "checkpoints" / "step-6"
+
+    harm(max(newest.rglob("*.safetensors"), key=lambda path: path.stat().st_size))
+    attempt(moved, *after)
+
+    assert "checkpoint step-6 skipped" in moved.log() and "goes on from step 4 " in moved.log()
+    assert whole.wait() == [0], whole.log()
+    ours, theirs = weights(moved), weights(whole)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
