@@ -82,9 +82,9 @@ class Restarts:
     worker: NotNegative = 3
     """Of several pools: a worker failed more often than `job.worker_restarts`, and the whole job begins anew."""
     elsewhere: NotNegative = 0
-    """Not a cause: where these did not help and one host ended each of the attempts, or where the last two were lost
-    with a node that is among the job's again, it goes back to the queue without that host so often (as far as others
-    are left in its partition)."""
+    """Not a cause: where these did not help and one host ended each of the attempts, or where a host that was lost is
+    among the job's again, it goes back to the queue without that host so often (as far as others are left in its
+    partition; a host that was lost once is left only if others are free, one that was twice in a row in any case)."""
 
 
 NO_RESTARTS = Restarts(rendezvous=0, worker=0)

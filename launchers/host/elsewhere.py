@@ -1,4 +1,4 @@
-"""Can this job run without one of its hosts, and how is Slurm told? For one that ended every attempt on it.
+"""Can this job run without one of its hosts, and how is Slurm told? For one that was lost, or ended every attempt.
 
 Measured with Slurm 22.05: the hosts that a job excludes can be changed while it waits, not while it runs («Job is no
 longer pending execution»). And a requeue ends this process: so one shell, which is deaf to that end, does both.
@@ -9,27 +9,30 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launchers.command import output_of
 from launchers.errors import CommandError
 from launchers.host.element import described, own_id
-from launchers.host.policy import suspect
 
 USABLE = "idle,allocated,mixed,completing"
+FREE = "idle"
 NONE = "(null)"
 SOME_OF = re.compile(r"[|\[\]()*]")
 """In a job's features, where not all of them are for every node (sbatch(1), --constraint)."""
 SAY = """trap "" TERM; job=$1; shift; scontrol requeue "$job" && scontrol update JobId="$job" "$@" """
 NO_DEADLINE = "2099-01-01T00:00:00"
 LOST_OFTEN = 2
-"""Attempts in a row."""
+"""Attempts in a row: then a host is avoided also where the job has to wait for another one."""
 
 
-def hosts_to_avoid(host: str) -> str:
+def hosts_to_avoid(host: str, at_once: bool = False) -> str:
     """The hosts that this job excludes, with this one more; empty where it could never run then, as far as that can be
-    seen: too few other hosts with all its features, hosts asked for by name, or features of which some will do."""
+    seen: too few other hosts with all its features, hosts asked for by name, or features of which some will do.
+
+    `at_once`: so many others must be free now, or be this job's own."""
     with contextlib.suppress(CommandError, ValueError, KeyError):
         job = described()
         features = job.get("Features", NONE)
@@ -38,24 +41,52 @@ def hosts_to_avoid(host: str) -> str:
             return ""
         before = job.get("ExcNodeList", NONE)
         avoided = {host, *(_names(before) if before != NONE else ())}
-        listed = ["sinfo", "--noheader", "--Node", f"--partition={job['Partition']}", f"--states={USABLE}"]
+        states = FREE if at_once else USABLE
+        listed = ["sinfo", "--noheader", "--Node", f"--partition={job['Partition']}", f"--states={states}"]
         said = [line.split() for line in output_of([*listed, "--format=%N %f"], timeout_s=30).splitlines()]
         there = {name for name, *has in said if wanted <= set(",".join(has).split(","))}
+        there |= set(own_hosts()) if at_once else set()
         if len(there - avoided) >= int(job["NumNodes"].partition("-")[0]):
             return ",".join(sorted(avoided))
     return ""
 
 
-def lost_again(outcomes: Sequence[Mapping[str, Any]]) -> str | None:
-    """A host of this allocation with which each of the last LOST_OFTEN attempts was lost: Slurm gives a node again as
-    soon as it answers, however often it falls silent."""
-    last = [said.get("host") if said.get("cause") == "node_failure" else None for said in outcomes[-LOST_OFTEN:]]
-    host = suspect(last) if len(last) == LOST_OFTEN else None
-    if host is None or not (ours := os.environ.get("SLURM_JOB_NODELIST")):
-        return None
+def lost_again(outcomes: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
+    """A host of this allocation with which the last attempts were lost, and how many in a row; none is "", 0. Slurm
+    gives a node again as soon as it answers, however often it falls silent."""
+    host, times = "", 0
+    for said in reversed(outcomes):
+        if said.get("cause") != "node_failure" or not said.get("host") or host not in ("", said["host"]):
+            break
+        host, times = said["host"], times + 1
+    return (host, times) if host and host in own_hosts() else ("", 0)
+
+
+def is_known(said: Mapping[str, Any], begun: Mapping[str, Any]) -> bool:
+    """Whether it was this very job that lost this very host: by an attempt's outcome, and what it said when it began.
+
+    Where no supervisor was left to say so, it may have been killed alone, or for another host: then this one's slurmd
+    has not started anew since. Who is retried by hand has another job, and meant it so.
+    """
+    if begun.get("slurm_job_id") != os.environ.get("SLURM_JOB_ID"):
+        return False
+    return "started" in said or _came_back_after(said["host"], begun.get("started") or time.time())
+
+
+def _came_back_after(host: str, t: float) -> bool:
+    """Whether the slurmd of a host has started after a time, in seconds since the epoch."""
     with contextlib.suppress(CommandError):
-        return host if host in _names(ours) else None
-    return None
+        said = output_of(["scontrol", "show", "node", "--oneliner", host], timeout_s=30)
+        at = re.search(r"SlurmdStartTime=(\d\S+)", said)  # ISO 8601
+        return at is not None and at[1] > time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(t))
+    return False
+
+
+def own_hosts() -> list[str]:
+    """The hosts of this allocation; none where Slurm does not say."""
+    with contextlib.suppress(CommandError):
+        return _names(ours) if (ours := os.environ.get("SLURM_JOB_NODELIST")) else []
+    return []
 
 
 def requeue_argv(avoided: str, has_deadline: bool) -> list[str]:

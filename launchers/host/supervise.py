@@ -96,8 +96,9 @@ class Supervisor:
                 return outcome
             self._pause(pause_s(len(hosts) - 1))
 
-    def _to_avoid(self, hosts: Sequence[str | None]) -> str:
-        """The hosts that the job should do without from now on, as one ended each of its last attempts."""
+    def _to_avoid(self, hosts: Sequence[str | None], at_once: bool = False) -> str:
+        """The hosts that the job should do without from now on, as one ended each of its last attempts; `at_once`: and
+        where it need not wait for another."""
         before = sum(1 for a in self.member.attempts() if (read_json(a.outcome) or {}).get("avoided"))
         host = suspect(hosts)
         if (
@@ -107,7 +108,7 @@ class Supervisor:
             or before >= self.plan.restarts.elsewhere
         ):
             return ""
-        return elsewhere.hosts_to_avoid(host)
+        return elsewhere.hosts_to_avoid(host, at_once)
 
     def _course(self, hosts: Sequence[str | None], often: int) -> Course:
         """How the member has fared; whether it can go elsewhere is asked where it may not be tried here again."""
@@ -145,13 +146,21 @@ class Supervisor:
         return Outcome(state=said["state"], cause=said["cause"], exit_code=0, message=said["message"])
 
     def _lost_again(self) -> Outcome | None:
-        """Where this allocation has a host again that was lost in the last attempts: back to the queue without it."""
-        outcomes = [read_json(attempt.outcome) or {} for attempt in self.member.attempts()]
-        host = elsewhere.lost_again(outcomes) if self.plan.launcher == "slurm" else None
-        avoided = self._to_avoid([host]) if host else ""
-        if not avoided:
+        """Where this allocation has a host again with which the last attempts were lost: back to the queue without it.
+        After the first only if others are free: a queue costs more than a host that fails once more."""
+        attempts = self.member.attempts() if self.plan.launcher == "slurm" else []
+        outcomes = [read_json(attempt.outcome) or {} for attempt in attempts]
+        host, times = elsewhere.lost_again(outcomes)
+        if not host:
             return None
-        said = f"{host} was lost in the last {elsewhere.LOST_OFTEN} attempts, and is avoided from now on"
+        begun = read_json(attempts[-1].path / "started.json") or {}
+        if (once := times < elsewhere.LOST_OFTEN) and not elsewhere.is_known(outcomes[-1], begun):
+            return None
+        if not (avoided := self._to_avoid([host], at_once=once)):
+            return None
+        others = ",".join(name for name in avoided.split(",") if name != host)
+        undo = f"while it waits, `scontrol update JobId={element.own_id()} ExcNodeList={others}` lets it go there again"
+        said = f"{host} was lost {times} time(s) in a row, and is avoided from now on; {undo}"
         lost = Outcome(state="REQUEUED", cause="node_failure", exit_code=1, message=said, host=host, avoided=avoided)
         return lost if self._limited(lost).state == "REQUEUED" else None  # rather there than nowhere
 

@@ -106,6 +106,31 @@ def test_lost_host_takes_the_job_to_others(cluster: Cluster) -> None:
     assert attempts(run)[0]["cause"] == "node_failure"
 
 
+def test_host_that_was_lost_once_and_comes_back_is_left_to_others(cluster: Cluster) -> None:
+    run = cluster.launch(*SLOW, "train.epochs=20", *cluster.probe(first_s=0.3))
+    until(lambda: _is_training(run))
+    lost = json.loads((run / "members/0/attempt-0/started.json").read_text())["slurm_job_nodelist"]
+    (job,) = cluster.queue(run.name)
+
+    try:
+        cluster.testbed("kill-host", lost.removeprefix("n"))
+        until(lambda: _slurm("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip() == "PENDING")
+        _slurm("scontrol", "hold", job)
+    finally:
+        cluster.testbed("start-host", lost.removeprefix("n"))
+    until(lambda: _slurm("sinfo", "--noheader", f"--nodes={lost}", "--partition=batch", "--format=%T") == "idle\n")
+    _slurm("scontrol", "release", job)  # the first of the hosts that are free is the one that it had before
+    until(lambda: f"ExcNodeList={lost} " in _slurm("scontrol", "show", "job", "--oneliner", job))
+    said = cluster.fairlead("status", str(run)).stdout
+    end = cluster.wait(run, timeout_s=300)
+
+    assert end["state"] == "SUCCEEDED", cluster.fairlead("logs", str(run), "--errors").stdout
+    found = attempts(run)
+    assert [a["cause"] for a in found] == ["node_failure", "node_failure", "succeeded"]
+    assert (found[0]["avoided"], found[1]["avoided"]) == ("", lost)
+    assert f"{lost} was lost 1 time(s) in a row, and is avoided from now on" in said
+
+
 def test_failing_program_is_named_with_its_rank_and_retry_goes_on(cluster: Cluster) -> None:
     flag = cluster.work / "fail"
     flag.touch()
@@ -201,6 +226,10 @@ def _elapsed_s(run: Path) -> int:
     argv = ["sacct", "-X", "-D", "--noheader", "--parsable2", "--format=ElapsedRaw", f"--jobs={slurm_id}"]
     said = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
     return sum(map(int, said.split()))
+
+
+def _slurm(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
 
 
 def _journal(run: Path) -> list[dict[str, str]]:

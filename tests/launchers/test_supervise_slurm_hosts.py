@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conf.job_schema import Restarts
-from launchers.run_folder.record import write_json
+from launchers.run_folder.record import Run, write_json
 from tests.launchers.attempted import Make, Start, ended
 from tests.launchers.stepping import slurm_here
 from tests.launchers.supervised import maker, outcome
@@ -18,9 +18,16 @@ if sys.argv[1:3] == ["show", "job"]:
     print("JobState=RUNNING Partition=batch NumNodes=1 Features=%s ReqNodeList=(null) ExcNodeList=%s")
 elif sys.argv[1:3] == ["show", "hostnames"]:
     print("n2\\nn3")
+elif sys.argv[1:3] == ["show", "node"]:
+    print("NodeName=n2 BootTime=2020-01-01T00:00:00 SlurmdStartTime=2026-01-02T03:04:05 State=IDLE")
 """
 CRASHES = "import os, time; time.sleep(0.2); os.environ['RANK'] == '0' and os.kill(os.getpid(), 11); time.sleep(600)"
 ELSEWHERE = Restarts(crash=1, elsewhere=1)
+NO_WAIT = "import launchers.host.element as s; s.REQUEUE_WAIT_S = 0"
+WITHOUT_N2 = [["requeue", "42"], ["update", "JobId=42", "ExcNodeList=n2"]]
+LOST, DONE = ("REQUEUED", "node_failure"), ("SUCCEEDED", "succeeded")
+BEFORE, AFTER = 1.0e9, 1.9e9
+"""The start of n2's slurmd."""
 
 
 @pytest.fixture
@@ -84,23 +91,58 @@ def test_supervise_slurm_goes_elsewhere_as_often_as_it_may(on_slurm: Any, make_r
         (("n3", "n2"), "n[2-3]", False),
         (("n2",), "n2", False),
     ],
-    ids=["again", "it is not among them", "two hosts", "once"],
+    ids=["again", "it is not among them", "two hosts", "once, with another job"],
 )
 def test_supervise_slurm_host_that_was_lost_twice_and_is_given_again_is_avoided(
     on_slurm: Any, make_run: Make, start: Start, lost: tuple[str, ...], nodes: str, goes: bool
 ) -> None:
+    run = lost_with(make_run, *lost)
     on_slurm.put("scontrol", TALKING % ("(null)", "(null)"))
     on_slurm.put("sinfo", "print('n1\\nn2\\nn3\\nn4')")
+
+    ended(start(run, patch=NO_WAIT, SLURM_JOB_ID="42", SLURM_JOB_NODELIST=nodes))
+
+    assert said(on_slurm) == (WITHOUT_N2 if goes else [])
+    assert (outcome(run)["state"], outcome(run)["cause"]) == (LOST if goes else DONE)
+
+
+@pytest.mark.parametrize(
+    ("free", "began", "word", "goes"),
+    [
+        ("n1", BEFORE, False, True),
+        ("n2", BEFORE, False, False),
+        ("n1", AFTER, False, False),
+        ("n1", AFTER, True, True),
+    ],
+    ids=["others are free", "none is", "its slurmd runs on", "so the supervisor said"],
+)
+def test_supervise_slurm_host_that_was_lost_once_is_avoided_where_others_are_free(
+    on_slurm: Any, make_run: Make, start: Start, free: str, began: float, word: bool, goes: bool
+) -> None:
+    run = lost_with(make_run, "n2", slurm_job_id="42", started=began)
+    if word:
+        document = {"state": "REQUEUED", "cause": "node_failure", "host": "n2", "started": began, "ended": began}
+        write_json(run.member(0).path / "attempt-0" / "outcome.json", document)
+    on_slurm.put("scontrol", (TALKING % ("(null)", "(null)")).replace("NumNodes=1", "NumNodes=2"))
+    on_slurm.put("sinfo", f"print('{free}' if '--states=idle' in sys.argv else 'n1\\nn2\\nn3\\nn4')")
+
+    ended(start(run, patch=NO_WAIT, SLURM_JOB_ID="42", SLURM_JOB_NODELIST="n[2-3]"))
+
+    assert said(on_slurm) == (WITHOUT_N2 if goes else [])
+    assert (outcome(run)["state"], outcome(run)["cause"]) == (LOST if goes else DONE)
+    assert ("scontrol update JobId=42 ExcNodeList=" in outcome(run)["message"]) == goes
+
+
+def lost_with(make_run: Make, *hosts: str, **began: Any) -> Run:
+    """A run whose attempts began on these hosts, and were not heard of again."""
     run = make_run("print('trained')", launcher="slurm", restarts=ELSEWHERE)
-    for number, host in enumerate(lost):
+    for number, host in enumerate(hosts):
         attempt = run.member(0).path / f"attempt-{number}"
         attempt.mkdir(parents=True)
-        write_json(attempt / "started.json", {"host": host, "pid": 1, "started": 0.0})
-    patch = "import launchers.host.element as s; s.REQUEUE_WAIT_S = 0"
+        write_json(attempt / "started.json", {"host": host, "pid": 1, "started": 0.0, **began})
+    return run
 
-    ended(start(run, patch=patch, SLURM_JOB_ID="42", SLURM_JOB_NODELIST=nodes))
 
-    said = [c["argv"] for c in on_slurm.calls("scontrol") if c["argv"][0] in ("requeue", "update")]
-    assert said == ([["requeue", "42"], ["update", "JobId=42", "ExcNodeList=n2"]] if goes else [])
-    state, cause = ("REQUEUED", "node_failure") if goes else ("SUCCEEDED", "succeeded")
-    assert (outcome(run)["state"], outcome(run)["cause"]) == (state, cause)
+def said(on_slurm: Any) -> list[list[str]]:
+    """What Slurm was told of the job."""
+    return [c["argv"] for c in on_slurm.calls("scontrol") if c["argv"][0] in ("requeue", "update")]
