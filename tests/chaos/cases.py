@@ -9,6 +9,7 @@ from typing import Literal
 
 Launcher = Literal["local", "slurm"]
 Moment = Literal["step", "evaluation", "checkpoint"]
+Every = int | Literal["auto"]
 Form = Literal["rows", "tar", "staged"]
 """Of what is trained on: rows in memory; tar shards, or Parquet shards that are copied to the node's disk first, both
 read by data loader processes."""
@@ -19,6 +20,10 @@ CHECKPOINT_EVERY = 6
 EVALUATE_EVERY = 10
 STEP_S = 0.05
 """The least that a step takes."""
+AUTO = ("kill one rank", "kill all ranks", "host off")
+"""Faults that strike every second time (on the cluster first) a training that chooses itself how often it saves."""
+AUTO_FROM = 26
+"""Step from which they strike: by then it has saved, and lost much if it has not again."""
 FORMS: Sequence[Form] = ("rows", "tar", "staged")
 LOADED: Sequence[Form] = ("tar", "staged")
 """Those that data loader processes read."""
@@ -176,6 +181,8 @@ class Case:
     """Of the data, whose numbers are the same in each."""
     container: str = "none"
     """In which it trains; the run that it is compared with has none."""
+    every: Every = CHECKPOINT_EVERY
+    """train.checkpoint_every_steps."""
 
     @property
     def kind(self) -> Kind:
@@ -187,7 +194,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.key}-{self.fault.replace(' ', '-')}"
+        return f"{self.key}-{self.fault.replace(' ', '-')}" + ("-auto" if self.every == "auto" else "")
 
     @property
     def key(self) -> str:
@@ -233,6 +240,7 @@ def _drawn(seed: int, launcher: Launcher, number: int, fault: str) -> Case:
     chance, kind = random.Random(f"{seed} {launcher} {number}"), KINDS[fault]
     layout = chance.choice(kind.local if launcher == "local" else kind.slurm)
     backs = [b for b in kind.back if launcher == "slurm" or b.nodes == 1] or [layout]
+    is_auto = fault in AUTO and (number // len(EACH_HERE) + (launcher == "slurm")) % 2 == 1
     return Case(
         number=number,
         fault=fault,
@@ -240,10 +248,11 @@ def _drawn(seed: int, launcher: Launcher, number: int, fault: str) -> Case:
         engine="fsdp" if layout.world > 1 and chance.random() < 0.4 else "ddp",
         layout=layout,
         back=chance.choice(backs),
-        at_step=chance.randint(kind.earliest, kind.latest),
+        at_step=max(chance.randint(kind.earliest, kind.latest), AUTO_FROM if is_auto else 0),
         phase=chance.random(),
         victim=chance.getrandbits(30),
         form=_form(launcher, number, kind.forms),
+        every="auto" if is_auto else CHECKPOINT_EVERY,
     )
 
 

@@ -35,7 +35,8 @@ class Bench:
 
     def run(self, case: Case, hosts: tuple[int, ...] = ()) -> Row:
         """The verdict on a case. Raises AssertionError when it could not be brought to its end."""
-        training = Training(case.engine, case.layout, DROPOUT if case.same_layout else 0.0, case.launcher)
+        dropout = DROPOUT if case.same_layout else 0.0
+        training = Training(case.engine, case.layout, dropout, case.launcher, case.every)
         expected = self.undisturbed.weights(training)
         place = Place(self.folder / case.key)
         held = {"hold": case.kind.moment, "at_step": case.at_step, "struck": str(place.folder / "struck")}
@@ -87,7 +88,12 @@ def await_moment(live: Live) -> None:
     """Return when the case's fault is due."""
     case = live.case
     due = {"step": _at_step, "evaluation": _in_evaluation, "checkpoint": _in_save}[case.kind.moment]
-    until(lambda: _ran_out(live) or due(_now(live), case.at_step), LIMIT_S, pause_s=0.01)
+
+    def is_due() -> bool:
+        now = _now(live)
+        return due(now, case.at_step) and (case.every != "auto" or bool(now.marks("checkpoint_durable")))
+
+    until(lambda: _ran_out(live) or is_due(), LIMIT_S, pause_s=0.01)
     assert not _ran_out(live), f"the training ended before the fault: {_now(live).outcome}"
     time.sleep(case.phase * STEP_S)
 

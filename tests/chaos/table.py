@@ -12,7 +12,7 @@ COLUMNS = (
     ("engine", 6),
     ("data", 6),
     ("at", 3),
-    ("lost", 4),
+    ("lost", 5),
     ("next s", 6),
     ("weights", 7),
     ("once", 4),
@@ -20,8 +20,8 @@ COLUMNS = (
     ("model", 5),
     ("by", 5),
 )
-"""Names and widths. `next s` is the time from the fault to the first new step; `by` who brought it back: the job
-itself, or a retry by hand."""
+"""Names and widths. `lost` is steps, of how many it may lose; `next s` is the time from the fault to the first new
+step; `by` who brought it back: the job itself, or a retry by hand."""
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -39,7 +39,7 @@ def _line(row: Mapping[str, Any]) -> str:
         row["engine"],
         row["data"],
         row["at"],
-        row["lost"],
+        f"{row['lost']}/{row['most']}",
         "-" if row["next_s"] is None else f"{row['next_s']:.1f}",
         row["weights"],
         "yes" if row["once"] else "NO",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.chaos.cases import BOXED, FOUND, TWO, Case, campaign
+from tests.chaos.cases import BOXED, CHECKPOINT_EVERY, FOUND, TWO, Case, campaign
 from tests.chaos.drive import Bench
 from tests.chaos.pool import attempted
 from tests.chaos.verdict import Row
@@ -22,7 +22,8 @@ MOUNTS = ("disk full", "checkpoints read-only")
 
 def seeded() -> list[Case]:
     cases = campaign(SEED, "local", CASES)
-    cases[ZERO] = dataclasses.replace(cases[ZERO], engine="deepspeed", layout=TWO, back=TWO)
+    changes = {"engine": "deepspeed", "layout": TWO, "back": TWO, "every": CHECKPOINT_EVERY}
+    cases[ZERO] = dataclasses.replace(cases[ZERO], **changes)
     return cases
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import lineage
-from tests.chaos.cases import EACH_HERE, HERE, KINDS, ON_SLURM, Launcher, campaign
+from tests.chaos.cases import EACH_HERE, HERE, KINDS, ON_SLURM, TWO, Case, Launcher, campaign
 from tests.chaos.faults import ACTS
 from tests.chaos.lineage import Known, Try
 from tests.chaos.table import text
@@ -24,6 +24,11 @@ def attempt(begun: float, resumed: int, steps: Sequence[int], durable: Sequence[
         events.append({"event": "checkpoint_begin", "t": at[step], "step": step})
         events.append({"event": "checkpoint_durable", "t": at[step] + 0.5, "step": step})
     return Try(list(at.items()), events, {}, begun)
+
+
+def struck(fault: str) -> Case:
+    """A case on this machine, which saves every six steps."""
+    return Case(0, fault, "local", "ddp", TWO, TWO, at_step=10, phase=0.5, victim=0, form="rows")
 
 
 KILLED = [attempt(0, 0, range(1, 11), [4, 8]), attempt(20, 8, range(9, 13))]
@@ -71,13 +76,26 @@ def test_steps_and_times_around_a_fault() -> None:
 def test_going_on_from_an_older_checkpoint_than_need_be_breaks_a_promise(
     destroyed: int, resumed: int, broken: int
 ) -> None:
-    assert len(list(_too_much(destroyed, KILLED, 10.2, resumed))) == broken
+    case = struck("newest checkpoint truncated" if destroyed else "kill all ranks")
+
+    assert len(list(_too_much(case, KILLED, 10.2, resumed))) == broken
 
 
 def test_more_than_an_interval_lost_breaks_a_promise() -> None:
     never_saved = [attempt(0, 0, range(1, 11)), attempt(20, 0, range(1, 13))]
 
-    assert list(_too_much(0, never_saved, 10.2, 0)) == ["10 steps lost, more than 6"]
+    assert list(_too_much(struck("kill all ranks"), never_saved, 10.2, 0)) == ["10 steps lost, more than 6"]
+
+
+@pytest.mark.parametrize(("interval_s", "broken"), [(3.0, []), (0.2, ["7 steps lost, more than 5"])])
+def test_more_lost_than_a_training_has_chosen_itself_breaks_a_promise(interval_s: float, broken: list[str]) -> None:
+    first, again = attempt(0, 0, range(1, 14), [2, 6]), attempt(20, 6, range(7, 13))
+    for mark in first.marks("checkpoint_durable"):
+        mark["interval_s"] = interval_s if mark["step"] == 6 else 60.0
+
+    case = dataclasses.replace(struck("kill all ranks"), every="auto")
+
+    assert list(_too_much(case, [first, again], 13.2, 6)) == broken
 
 
 @pytest.mark.parametrize(
@@ -90,10 +108,10 @@ def test_more_than_an_interval_lost_breaks_a_promise() -> None:
     ],
 )
 def test_kill_of_something_else_than_its_name_says_breaks_a_promise(fault: str, message: str, broken: int) -> None:
-    case = next(case for case in campaign(7, "slurm", len(ON_SLURM)) if case.fault == fault)
-    struck = dataclasses.replace(KILLED[0], outcome={"message": message})
+    case = next(case for case in campaign(7, "local", len(HERE)) if case.fault == fault)
+    said = dataclasses.replace(KILLED[0], outcome={"message": message})
 
-    assert len(list(_broken(Seen(case, Path(), Path(), 10.2, 0, ()), [struck, KILLED[1]], 2))) == broken
+    assert len(list(_broken(Seen(case, Path(), Path(), 10.2, 0, ()), [said, KILLED[1]], 2))) == broken
 
 
 @pytest.mark.parametrize(
@@ -113,9 +131,9 @@ def test_run_that_does_not_come_back_as_it_should_breaks_a_promise(
     fault: str, launcher: Launcher, state: str, retries: int, broken: int
 ) -> None:
     case = next(case for case in campaign(7, launcher, len(HERE)) if case.fault == fault)
-    struck = dataclasses.replace(KILLED[0], outcome={"state": state})
+    ended = dataclasses.replace(KILLED[0], outcome={"state": state})
 
-    assert len(list(_return(Seen(case, Path(), Path(), 10.2, retries, ()), [struck, KILLED[1]]))) == broken
+    assert len(list(_return(Seen(case, Path(), Path(), 10.2, retries, ()), [ended, KILLED[1]]))) == broken
 
 
 def test_prediction_is_the_formula_worked_by_hand() -> None:

@@ -17,11 +17,13 @@ from typing import Any
 import safetensors.numpy
 
 from tests.chaos import data
-from tests.chaos.cases import CHECKPOINT_EVERY, EVALUATE_EVERY, TOTAL_STEPS, Form, Launcher, Layout
+from tests.chaos.cases import CHECKPOINT_EVERY, EVALUATE_EVERY, TOTAL_STEPS, Every, Form, Launcher, Layout
 
 ROOT = Path(__file__).parents[2]
 PROJECT = Path(__file__).parent / "project"
 DROPOUT = 0.2
+BREAKS_EVERY_H = 0.0002
+"""So often a node breaks, as told to a training that chooses how often it saves: several times in two seconds."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Training:
     dropout: float
     """0 where the layout will change: ranks draw their own random numbers."""
     launcher: Launcher = "local"
+    every: Every = CHECKPOINT_EVERY
 
     @property
     def name(self) -> str:
@@ -40,8 +43,10 @@ class Training:
 
     def words(self) -> tuple[str, ...]:
         on = ("launcher=slurm", "site=testbed", "machine=cpu-small") if self.launcher == "slurm" else ()
+        breaks = (f"site.node_mtbf_h={BREAKS_EVERY_H}",) if self.every == "auto" else ()
         return (
             *on,
+            *breaks,
             "name=chaos",
             "data=chaotic",
             "model=chaotic",
@@ -53,7 +58,7 @@ class Training:
             "train.epochs=null",
             f"train.max_steps={TOTAL_STEPS}",
             f"train.batch_size={data.BATCH}",
-            f"train.checkpoint_every_steps={CHECKPOINT_EVERY}",
+            f"train.checkpoint_every_steps={self.every}",
             f"train.eval_every_steps={EVALUATE_EVERY}",
             "train.deterministic=true",
             "train.schedule=cosine",

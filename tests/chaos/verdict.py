@@ -14,11 +14,13 @@ from launchers.jobs.goodput import goodput, tried
 from launchers.run_folder.journal import Journal
 from launchers.run_folder.record import Run
 from tests.chaos import lineage
-from tests.chaos.cases import CHECKPOINT_EVERY, EVALUATE_EVERY, TOTAL_STEPS, Case
+from tests.chaos.cases import EVALUATE_EVERY, TOTAL_STEPS, Case
 from tests.chaos.lineage import Try
 from tests.chaos.training import digest, weights_of
 from trainer import samples
 
+UNSEEN = 4
+"""Steps to which a training commits itself at most where it saves soon (trainer/checkpoints/interval.py)."""
 CLOSE = 1e-4
 """How far weights may be from each other that were summed in another order."""
 
@@ -44,6 +46,8 @@ class Row:
     at: int
     """Last step reported before the fault."""
     lost: int
+    most: int
+    """Steps that it may lose."""
     next_s: float | None
     weights: str
     once: bool
@@ -70,6 +74,7 @@ def verdict(seen: Seen) -> Row:
         case=seen.case,
         at=at,
         lost=lost,
+        most=0 if seen.case.kind.graceful else _most(seen.case, tries, seen.fault),
         next_s=lineage.next_useful_s(tries, seen.fault),
         weights=weights,
         once=not mistakes,
@@ -101,7 +106,7 @@ def _broken(seen: Seen, tries: Sequence[Try], lost: int) -> Iterator[str]:
         if lost:
             yield f"{lost} steps lost by a program that was told"
     else:
-        yield from _too_much(kind.lost_checkpoints, tries, seen.fault, resumed)
+        yield from _too_much(seen.case, tries, seen.fault, resumed)
 
 
 def _return(seen: Seen, tries: Sequence[Try]) -> Iterator[str]:
@@ -115,17 +120,32 @@ def _return(seen: Seen, tries: Sequence[Try]) -> Iterator[str]:
         yield f"what was struck ended as {state}, and was to start again on its nodes"
 
 
-def _too_much(destroyed: int, tries: Sequence[Try], fault: float, resumed: int) -> Iterator[str]:
-    """A hard end may cost what was made since the newest checkpoint, and that is one interval; what was made while
-    a checkpoint was being written comes to that."""
+def _too_much(case: Case, tries: Sequence[Try], fault: float, resumed: int) -> Iterator[str]:
+    """What is wrong with how much a hard end has cost."""
     safe = lineage.durable(tries, fault)
-    expected = safe[-1 - destroyed]
+    expected = safe[-1 - case.kind.lost_checkpoints]
     if resumed < expected:
         yield f"went on from step {resumed}, though step {expected} was on disk (of {safe})"
-    interval = CHECKPOINT_EVERY * (1 + destroyed + lineage.saving(tries, fault))
-    at = lineage.reached(tries, fault)
-    if at - resumed > interval:
-        yield f"{at - resumed} steps lost, more than {interval}"
+    at, most = lineage.reached(tries, fault), _most(case, tries, fault)
+    if at - resumed > most:
+        yield f"{at - resumed} steps lost, more than {most}"
+
+
+def _most(case: Case, tries: Sequence[Try], fault: float) -> int:
+    """A hard end may cost what was made since the newest checkpoint, and that is one interval; what was made while
+    a checkpoint was being written comes to that."""
+    return _interval(case, tries, fault) * (1 + case.kind.lost_checkpoints + lineage.saving(tries, fault))
+
+
+def _interval(case: Case, tries: Sequence[Try], fault: float) -> int:
+    """Steps between two checkpoints: where the training chooses, as many as it ever made in the seconds that it said
+    when it had saved, and those that it makes without a look at the time."""
+    if case.every != "auto":
+        return case.every
+    one = lineage.struck(tries, fault)
+    said = [e["interval_s"] for e in one.marks("checkpoint_durable", fault)]
+    times = [t for _, t in one.steps]
+    return max(sum(t <= other <= t + said[-1] for other in times) for t in times) + UNSEEN if said and times else 0
 
 
 def _weights(seen: Seen) -> str:
@@ -147,8 +167,9 @@ def _measured(run: Path) -> float:
 
 def _predicted(seen: Seen, tries: Sequence[Try]) -> float:
     kind = seen.case.kind
-    counts = (TOTAL_STEPS, TOTAL_STEPS // CHECKPOINT_EVERY + 1, TOTAL_STEPS // EVALUATE_EVERY)
-    again = 0.0 if kind.graceful else CHECKPOINT_EVERY * (0.5 + kind.lost_checkpoints)
+    every = _interval(seen.case, tries, seen.fault)
+    counts = (TOTAL_STEPS, TOTAL_STEPS // max(1, every) + 1, TOTAL_STEPS // EVALUATE_EVERY)
+    again = 0.0 if kind.graceful else every * (0.5 + kind.lost_checkpoints)
     restarts = sum(one.resumed is not None for one in tries) - 1
     held_s = lineage.held_s(tries) if kind.moment == "step" else 0.0
     return lineage.predicted(lineage.known(tries), counts, restarts, again, held_s)
@@ -157,7 +178,7 @@ def _predicted(seen: Seen, tries: Sequence[Try]) -> float:
 def failed(case: Case, error: BaseException) -> Row:
     """Of a case that did not come to its end."""
     said = f"{type(error).__name__}: {error}"
-    return Row(case, 0, 0, None, "none", False, 0.0, 0.0, 0, (), (said,))
+    return Row(case, 0, 0, 0, None, "none", False, 0.0, 0.0, 0, (), (said,))
 
 
 def document(row: Row) -> dict[str, Any]:
