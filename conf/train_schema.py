@@ -5,7 +5,8 @@ As schema.py's groups: standard library only, typed, with units and meaning; abs
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from conf.bounds import (
     Bound,
@@ -54,6 +55,10 @@ class Train:
     accumulate: Count = 1
     """Micro-batches per optimizer step on each rank."""
     clip_norm: Positive | None = None
+    loss: Mapping[str, Any] | None = None
+    """`_target_` and its arguments: your own function, or a class of objects that can be called as torch's losses can,
+    with outputs and targets, for the loss of each sample: (batch,). Numbers to be predicted are in the target's own
+    units. None is the task's: cross-entropy, or the mean squared error."""
     precision: Precision | None = None
     """None takes the accelerator's. fp8 is for engines ddp and fsdp, pays with train.compile, needs the package torchao
     (fairlead[fp8]), and has not yet been run on a card: none was to be had."""

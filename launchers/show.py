@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.document import to_document
+from launchers.jobs.progress import METRICS
 from launchers.jobs.spending import Spending, goodput_text, spending_line
 from launchers.jobs.status import SHOWN_MEMBERS, TERMINAL, JobStatus, MemberStatus
 from launchers.outcome import remedy
@@ -316,7 +317,7 @@ def prune_document(done: Mapping[str, pruning.Pruned]) -> dict[str, Any]:
 def _member_line(member: MemberStatus) -> str:
     point = " ".join(f"{k}={v}" for k, v in member.point.items())
     step = f"step {member.step}/{member.total_steps}" if member.step is not None else ""
-    metrics = {k: v for k, v in (member.metrics or {}).items() if k in ("train/loss", "val/loss", "val/accuracy")}
+    metrics = {k: v for k, v in (member.metrics or {}).items() if k in METRICS}
     measured = " ".join(f"{k} {_number(v, k)}" for k, v in metrics.items())
     tries = f"attempt {member.attempts}" if member.attempts > 1 else ""
     why = _why(member) if member.state in ("FAILED", "EXPIRED") else ""

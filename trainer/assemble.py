@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -68,6 +70,7 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
     checkpoints = Checkpoints(folders.checkpoints, folders.attempt.name, wanted.keep_checkpoints, apart)
     newest = checkpoints.newest() if wanted.start_from else None
     engine = _engine(spec, Place(rank, device, precision(spec)), data.shape, begins=newest is None)
+    task = _task(spec, data.shape, device)
     ledger.mark("model_ready")
     done = _restored(newest or checkpoints.newest(), engine, apart, spec.seed)
     done.data = datasets.must_be_the_same(ranks.gather(datasets.told_apart(data, spec.data)), done.data)
@@ -84,6 +87,7 @@ def prepare(spec: Spec, rank: Rank, folders: Folders, notice: Notice, ledger: Le
         spec=spec,
         group=ranks,
         engine=engine,
+        task=task,
         order=order,
         training=feed(data.train),
         validation=feed(data.validation),
@@ -130,6 +134,7 @@ def finish(run: Run, data: Data, folders: Folders) -> bool:
             model=model,
             component=run.spec.model,
             shape=data.shape,
+            for_use=run.task.exported,
             example=export.example_of(data),
             metrics={**chosen, **tested},
             data=run.spec.data,
@@ -176,7 +181,7 @@ def load_data(component: Component) -> Data:
     """The data of a spec.
 
     A user's own (`_target_`) gives a training and a validation set, each an ordinary torch data set of pairs
-    (input, class), or the Data that our sources give.
+    (input, target), or the Data that our sources give.
     """
     own = components.target("data", component)
     if own is None:
@@ -187,11 +192,12 @@ def load_data(component: Component) -> Data:
 
 
 def build_model(component: Component, shape: Shape) -> nn.Module:
-    """The model of a spec, with random weights."""
+    """The model of a spec, with random weights. A user's own (`_target_`) is given the Shape of the data where it has a
+    parameter `shape` that must be given and the spec does not give."""
     own = components.target("model", component)
     if own is None:
         module, options = components.part("model", component)
-        if shape.classes < 1:
+        if shape.outputs < 1:
             what = f"model {component.kind} must know how many classes there are, and the data does not say"
             raise UserError(what, "data._target_", "give the training data set an attribute `classes`")
         takes = getattr(module, "TAKES", (shape.form,))
@@ -199,11 +205,30 @@ def build_model(component: Component, shape: Shape) -> nn.Module:
             what = f"model {component.kind} takes {' or '.join(takes)}, but the data gives {shape.form}"
             raise UserError(what, "model.kind", "choose another model, or other data")
         return module.build(options, shape)
-    model = own[0](**own[1])
+    model = own[0](**_with_shape(*own, shape))
     if not isinstance(model, nn.Module):
         where = f"model._target_: {component.options[components.TARGET]}"
         raise UserError(f"the model is a {type(model).__name__}, not a torch.nn.Module", where, "name a module's class")
     return model
+
+
+def _with_shape(call: Callable[..., Any], arguments: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    try:
+        known = inspect.signature(call).parameters
+    except ValueError:  # of what is written in C
+        return arguments
+    is_open = "shape" in known and known["shape"].default is inspect.Parameter.empty and "shape" not in arguments
+    return {**arguments, "shape": shape} if is_open else arguments
+
+
+def _task(spec: Spec, shape: Shape, device: torch.device) -> score.Task:
+    """What the data are for, by a loss of the user's own where there is one."""
+    task = score.task_of(shape)
+    if spec.train.loss is None:
+        return task
+    from trainer import own_loss
+
+    return own_loss.with_loss(task, spec.train.loss, spec.objective.metric, device)
 
 
 def build_optimizer(component: Component, model: nn.Module) -> torch.optim.Optimizer:
@@ -292,7 +317,7 @@ def _total_steps(train: Train, steps_per_epoch: int) -> int:
 
 def _check_objective(spec: Spec, data: Data) -> None:
     """Now, and not after an hour of training for a metric that never comes."""
-    names = [name for name in score.METRICS if len(data.validation) or not name.startswith("val/")]
+    names = [name for name in score.METRICS[data.shape.task] if len(data.validation) or not name.startswith("val/")]
     if spec.objective.metric not in names:
         raise UserError(
             f"objective.metric is {spec.objective.metric}, which this run does not measure",

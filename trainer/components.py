@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import re
 import typing
@@ -57,6 +58,19 @@ def target(section: str, component: Component) -> tuple[Callable[..., Any], dict
     if not callable(found):
         raise _not_found(f"{section}.{TARGET}", path, module, found)
     return found, arguments
+
+
+def call_of(section: str, said: Mapping[str, Any]) -> Callable[..., Any]:
+    """What a part of the spec that is code of the user's own is called by: a function with the arguments beside its
+    name, or an object that a class made with them. Raises UserError as `target`, and when it cannot be called."""
+    found = target(section, Component(kind=TARGET, options=said))
+    assert found is not None
+    made, arguments = found
+    call = made(**arguments) if isinstance(made, type) else functools.partial(made, **arguments)
+    if not callable(call):
+        what = f"{section} is a {type(call).__name__}, which cannot be called"
+        raise UserError(what, section, "name a function, or a class with __call__")
+    return call
 
 
 def _not_found(key: str, path: str, module: ModuleType | None, found: object) -> UserError:

@@ -6,7 +6,8 @@ model/model.onnx          the same as ONNX, where train.onnx asks for it
 model/card.json           what goes in and out; written last, so where it is the rest is too
 
 The card says what becomes of raw rows before a model sees them, as far as the source knows: a gap is filled, `offset`
-is taken away, and the rest divided by `scale`, for each column or channel.
+is taken away, and the rest divided by `scale`, for each column or channel. Of a regression it says what the programs do
+with what the weights give, and the user of the weights alone has to: `target` times `scale` plus `offset`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Export:
     """What it was trained on, and what the source says of that."""
     data_card: Card | None = None
     onnx: bool = False
+    for_use: Callable[[nn.Module], nn.Module] = lambda model: model
+    """The model as the programs have it (score.Task.exported)."""
 
 
 def can_write_onnx() -> None:
@@ -69,11 +72,12 @@ def write(folder: Path, export: Export) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "card.json").unlink(missing_ok=True)
     model = export.model.to("cpu", torch.float32).eval()
+    whole = export.for_use(model).eval()
     with torch.no_grad():
-        output = model(export.example)
+        output = whole(export.example)
     _commit(folder / WEIGHTS, lambda path: tensors.save_weights(path, model.state_dict()))
     names = [WEIGHTS]
-    program = _program(model, export.example)
+    program = _program(whole, export.example)
     if program is not None:
         _commit(folder / PROGRAM, lambda path: torch.export.save(program, path))
         names.insert(0, PROGRAM)
@@ -120,6 +124,7 @@ def _card(export: Export, output: Tensor, files: Mapping[str, str]) -> dict[str,
     document = {
         "format": FORMAT,
         "task": export.shape.task,
+        **_target(export.shape),
         "inputs": [{**_side("input", export.example), **given}],
         "outputs": [{**_side("output", output), **classes}],
         "input_example": export.example.tolist(),
@@ -130,6 +135,11 @@ def _card(export: Export, output: Tensor, files: Mapping[str, str]) -> dict[str,
         "metrics": dict(export.metrics),
     }
     return {**document, "data": _component(export.data)} if export.data else document
+
+
+def _target(shape: Shape) -> dict[str, Any]:
+    is_number = shape.task == "regression"
+    return {"target": {"offset": shape.target_offset, "scale": shape.target_scale}} if is_number else {}
 
 
 def _component(component: Component) -> dict[str, Any]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from conf.schema import Spec
-from trainer import schedule, score
+from trainer import schedule
 from trainer.checkpoints import keeping
 from trainer.checkpoints.keeping import Keeper, is_over, save_if_due
 from trainer.checkpoints.progress import Clock, Progress
@@ -33,6 +35,7 @@ from trainer.signals import Notice, Stopped
 if TYPE_CHECKING:
     from trainer.insight.profiling import Profiler
     from trainer.samples import SampleLog
+    from trainer.score import Task
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Run:
     spec: Spec
     group: Group
     engine: Engine
+    task: Task
     order: Order
     training: Feed
     validation: Feed
@@ -131,7 +135,7 @@ def take_step(run: Run, hand: Hand) -> None:
         run.ledger.beat.at("train")
         with run.engine.micro_batch(last=micro == wanted.accumulate - 1):
             run.alone.begin()
-            loss = score.total(run.engine.forward(batch.inputs), batch.targets, batch.weights)
+            loss = run.task.total(run.engine.forward(batch.inputs), batch.targets, batch.weights)
             run.alone.end()
             run.engine.backward(loss, weight=1 / samples)
         run.window.loss += loss.detach()
@@ -180,7 +184,7 @@ def report(run: Run) -> None:
     each = told(numbers)
     window.waited_s = max(one.waited_s for one in each)
     taken = [one.taken_s for one in each]
-    loss = total / window.samples
+    loss = total / window.samples * run.task.unit
     now_s = run.clock.seconds()  # after the loss: reading it waits for the device
     seconds = now_s - window.begun_s
     metrics = {"train/loss": loss, "train/lr": run.engine.learning_rate(), **rates(window, seconds, run.scale)}
@@ -222,43 +226,48 @@ def _host(run: Run, rank: int) -> str:
 
 
 def evaluate(run: Run) -> None:
-    """Loss and accuracy over the validation set: each sample once, over all ranks."""
+    """The task's metrics over the validation set: each sample once, over all ranks."""
     run.ledger.mark("evaluation_begin", step=run.progress.step)
     with run.clock.stopped():
         totals = totals_of(run, run.validation)
     done = run.progress
     done.evaluated = done.step
-    if totals[2] > 0:
-        metrics = {"val/loss": totals[0] / totals[2], "val/accuracy": totals[1] / totals[2]}
+    if totals:
+        metrics = run.task.measured("val", totals)
         done.note(metrics, run.spec.objective)
         if run.spec.train.stop_after:
             done.stale.note(metrics[run.spec.objective.metric], run.spec)
         run.spool.metrics(done.step, metrics)
-        log.info("step %d/%d val/loss %.4f val/accuracy %.4f", done.step, run.last_step, *metrics.values())
+        log.info("step %d/%d %s", done.step, run.last_step, _in_words(metrics))
     run.ledger.mark("evaluation_end", step=done.step)
 
 
 def test(run: Run) -> dict[str, float]:
-    """Loss and accuracy, over what is kept for a final test, of the weights that the engine has; nothing where nothing
+    """The task's metrics, over what is kept for a final test, of the weights that the engine has; nothing where nothing
     is kept. Called once, at the very end: nothing is chosen by it. Raises Stopped if told to in between."""
     if run.test is None:
         return {}
     step = run.progress.step
     run.ledger.mark("test_begin", step=step)
     totals = totals_of(run, run.test)
-    metrics = {"test/loss": totals[0] / totals[2], "test/accuracy": totals[1] / totals[2]}
+    metrics = run.task.measured("test", totals)
     run.spool.metrics(step, metrics)
-    log.info("step %d/%d test/loss %.4f test/accuracy %.4f", step, run.last_step, *metrics.values())
+    log.info("step %d/%d %s", step, run.last_step, _in_words(metrics))
     run.ledger.mark("test_end", step=step)
     return metrics
 
 
+def _in_words(metrics: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
 def totals_of(run: Run, kept: Feed) -> list[float]:
-    """Sums over all ranks of loss, hits and samples. Raises Stopped if told to in between."""
+    """The sums over all ranks that the task's metrics are made of (Task.rows); none where there is no sample. Raises
+    Stopped if told to in between."""
     order = covering(len(kept), run.order.micro_size, run.order.world, run.order.rank)
     demand = Demand()
     hand = Hand(kept.batches(((0, indices) for indices in order), demand), kept.device, demand)
-    totals = torch.zeros(3, dtype=torch.float64, device=kept.device)
+    totals: Tensor | None = None
     run.engine.module.eval()
     run.told.begin()
     try:
@@ -267,11 +276,10 @@ def totals_of(run: Run, kept: Feed) -> list[float]:
             if (batch := hand.next()) is None:
                 break
             run.ledger.beat.at("evaluation")
-            outputs = run.engine.predict(batch.inputs)
-            losses, hits = score.losses(outputs, batch.targets), score.hits(outputs, batch.targets)
-            rows = torch.stack([losses, hits, torch.ones_like(losses)])
-            totals += (rows if batch.weights is None else rows * batch.weights).sum(1, dtype=torch.float64)
+            rows = run.task.rows(run.engine.predict(batch.inputs), batch.targets)
+            summed = (rows if batch.weights is None else rows * batch.weights).sum(1, dtype=torch.float64)
+            totals = summed if totals is None else totals + summed
     finally:
         run.engine.module.train()
     run.told.begin()
-    return run.group.sum(totals.cpu()).tolist()
+    return [] if totals is None else run.group.sum(totals.cpu()).tolist()

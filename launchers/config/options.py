@@ -51,10 +51,11 @@ def has_blocks(kind: str, root: Path) -> bool | None:
 
 
 @functools.cache
-def measured(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Metrics of our trainer: those an objective may name, and those reported beside them."""
+def measured(root: Path, task: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Metrics of our trainer in a task, in any where it is None: those an objective may name, and those beside."""
     score = _description(root / "trainer" / "score.py")
-    return score.METRICS, score.BESIDE
+    names = score.METRICS[task] if task else dict.fromkeys(name for those in score.METRICS.values() for name in those)
+    return tuple(names), score.BESIDE
 
 
 @functools.cache

@@ -216,14 +216,14 @@ def data_is_there(data: Component) -> Iterator[Finding]:
         yield what, "data.path", "give a path that this machine sees"
 
 
-def targets_are_names(data: Component, model: Component, optimizer: Component) -> Iterator[Finding]:
-    for name, part in (("data", data), ("model", model), ("optimizer", optimizer)):
-        target = part.options.get("_target_")
-        if part.kind == "_target_" and not (
-            isinstance(target, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target)
-        ):
+def targets_are_names(data: Component, model: Component, optimizer: Component, train: Train) -> Iterator[Finding]:
+    parts = {"data": data, "model": model, "optimizer": optimizer}
+    said = {name: part.options.get("_target_") for name, part in parts.items() if part.kind == "_target_"}
+    said |= {} if train.loss is None else {"train.loss": train.loss.get("_target_")}
+    for name, target in said.items():
+        if not (isinstance(target, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target)):
             what = f"{name}._target_ is {target!r}, which is not the dotted path of a class"
-            yield what, f"{name}._target_", "write package.module.Class"
+            yield what, f"{name}._target_", "write package.module.Class, or of a function"
 
 
 def tracking_is_sound(tracking: Tracking) -> Iterator[Finding]:

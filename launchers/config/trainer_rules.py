@@ -66,7 +66,7 @@ def objective_is_measured(job: Job, data: Component, objective: Objective) -> It
     if job.kind == "trainer":
         names, _ = _measured(data)
         if objective.metric not in names:
-            why = " (nothing is kept for validation)" if objective.metric in measured(ROOT)[0] else ""
+            why = " (nothing is kept for validation)" if objective.metric in measured(ROOT, _task(data))[0] else ""
             what = f"objective.metric is {objective.metric!r}, which this run does not measure{why}"
             yield what, "objective.metric", f"use one of: {', '.join(names)}"
 
@@ -103,7 +103,13 @@ def _absent(data: Component, accelerator: Accelerator, ranks: int) -> set[str]:
 
 
 def _measured(data: Component) -> tuple[list[str], list[str]]:
-    names, beside = measured(ROOT)
+    names, beside = measured(ROOT, _task(data))
     given = preview(data, ROOT)
     validated = given is None or given.validation
     return [name for name in names if validated or not name.startswith("val/")], list(beside)
+
+
+def _task(data: Component) -> str | None:
+    """What is learned; None where only the data say."""
+    given = preview(data, ROOT)
+    return None if given is None else given.task

@@ -38,7 +38,7 @@ KEYS = {
     "Bind": "source target writable",
     "Container": "runtime image digest workdir source architecture recipe dockerfile accelerators python writable "
     "binds env host_env host_shm shm_gb",
-    "Train": "epochs max_steps batch_size accumulate clip_norm precision compile recompute deterministic schedule "
+    "Train": "epochs max_steps batch_size accumulate clip_norm loss precision compile recompute deterministic schedule "
     "warmup_steps eval_every_steps log_every_steps checkpoint_every_steps until stop_after export "
     "checkpoint_in_background keep_checkpoints workers onnx start_from trust_unverified log_samples profile",
     "StopAfter": "evaluations min_delta",

@@ -52,7 +52,7 @@ def companions(path: Path, sif: Path) -> list[str]:
         found += OF_KIND.get(text["kind"], [])
     if (group, option) in (("data", "stdlib"), ("data", "tokens"), ("model", "gpt")):
         found += ["model=gpt" if group == "data" else "data=stdlib"]
-    if (group, option) in (("data", "iris"), ("data", "table"), ("data", "sql"), ("data", "arrays")):
+    if group == "data" and option in ("iris", "diabetes", "table", "sql", "arrays"):
         found += ["model=mlp"]
     if group == "data":
         found += [f"data.{key}={sif.parent if key == 'path' else 'x'}" for key, said in text.items() if said == "???"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from conf.schema import Component
+from conf.schema import Component, Objective
 from launchers.delivery.finish import finish
 from launchers.delivery.predictor import Predictor
 from launchers.run_folder.record import Run, read_json, write_json
@@ -30,13 +30,17 @@ MODELS = {
         Component(kind="gpt", options={"n_layer": 1, "width": 16, "n_head": 2}),
     ),
 }
+MODELS["numbers"] = (Component(kind="table"), Component(kind="mlp", options={"width": 16}))
 MODELS["cnn-bf16"] = MODELS["cnn"]
 """Evaluated in bf16, as it is trained, and exported in fp32."""
 ALONE = """
 import json, sys, mlflow, numpy as np, onnxruntime
 from pathlib import Path
 
-def accuracy(outputs, targets):
+def measured(outputs, targets):
+    # What an evaluation says: the mean absolute error of numbers, the accuracy of classes.
+    if targets.dtype.kind == "f":
+        return float(np.abs(outputs[:, 0].astype(np.float64) - targets).mean())
     hits = (outputs.argmax(-1) == targets).reshape(len(targets), -1)
     return float(hits.astype(np.float32).mean(1).astype(np.float64).mean())
 
@@ -54,13 +58,14 @@ for name in sys.argv[2:]:
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     by_onnx = session.run(None, {"input": kept["inputs"]})[0]
     np.testing.assert_allclose(by_onnx, outputs, rtol=1e-4, atol=1e-4)
-    found[name] = {"accuracy": accuracy(outputs, kept["targets"]), "onnx": accuracy(by_onnx, kept["targets"])}
+    found[name] = {"measured": measured(outputs, kept["targets"]), "onnx": measured(by_onnx, kept["targets"])}
     if name.endswith("bf16"):
         found[name]["undecided"] = undecided(outputs)
     if "rows" in kept:
         card = json.loads((folder / "card.json").read_text())
         said = model.predict(kept["rows"], params={"raw": True})
-        found[name]["said"] = [card["outputs"][0]["classes"][i] for i in said.argmax(-1)]
+        classes = card["outputs"][0].get("classes")
+        found[name]["said"] = [classes[i] for i in said.argmax(-1)] if classes else measured(said, kept["targets"])
 assert not {"launchers", "trainer", "conf"} & {name.partition(".")[0] for name in sys.modules}
 print(json.dumps(found))
 """
@@ -78,13 +83,26 @@ def table(path: Path) -> tuple[np.ndarray, list[str]]:
     return rows.astype(np.float32), names
 
 
+def priced(path: Path) -> np.ndarray:
+    """Two columns, one with gaps, and a number that hangs on both and is far from 0; what is written."""
+    random = np.random.default_rng(4)
+    rows = random.normal(size=(240, 2)) * [1000, 0.01] + [5e4, 0]
+    price = 2e6 + 300 * (rows[:, 0] - 5e4) + 5e6 * rows[:, 1] + random.normal(size=240)
+    rows[::17, 1] = np.nan
+    both = zip(rows.tolist(), price.tolist(), strict=True)
+    lines = [f"{a!r},{'' if b != b else repr(b)},{c!r}" for (a, b), c in both]
+    path.write_text("\n".join(["large,small,price", *lines]) + "\n")
+    return rows.astype(np.float32)
+
+
 def trained(folder: Path, name: str, data: Component) -> tuple[Run, Member]:
     """A run whose only member is being trained, with the model's name in the registry."""
     run = make_run(folder, job=f"{name}-1", register=name)
     precision = "bf16" if name.endswith("bf16") else "fp32"
     train = {"max_steps": 40, "batch_size": 32, "onnx": True, "log_every_steps": 40, "precision": precision}
     optimizer = Component(kind="adamw", options={"lr": 0.03})
-    spec = make_spec(data=data, model=MODELS[name][1], optimizer=optimizer, train=train)
+    goal = Objective(metric="val/mae", goal="minimize") if name == "numbers" else make_spec().objective
+    spec = make_spec(data=data, model=MODELS[name][1], optimizer=optimizer, train=train, objective=goal)
     member = Member(run.member(0).path, spec)
     member.start()
     return run, member
@@ -94,17 +112,24 @@ def test_registered_models_predict_what_the_last_evaluation_said(tmp_path: Path)
     rows, names = table(tmp_path / "animals.csv")
     options = {"path": str(tmp_path / "animals.csv"), "target": "animal", "missing": "mean", "standardise": True}
     sources = {name: data for name, (data, _) in MODELS.items()}
-    sources["mlp"] = Component(kind="table", options={**options, "split": {"by": "end", "fraction": 0.25}})
+    by_end = {"split": {"by": "end", "fraction": 0.25}}
+    sources["mlp"] = Component(kind="table", options={**options, **by_end})
+    raw = {"mlp": rows, "numbers": priced(tmp_path / "prices.csv")}
+    changed = {"path": str(tmp_path / "prices.csv"), "target": "price", "task": "regression", **by_end}
+    sources["numbers"] = Component(kind="table", options={**options, **changed})
     made = {name: trained(tmp_path, name, data) for name, data in sources.items()}
     reported, uri = {}, ""
     for name, (run, member) in made.items():
         assert member.wait() == [0], member.log()
-        reported[name] = member.result()["metrics"]["val/accuracy"]
+        reported[name] = member.result()["metrics"]["val/mae" if name == "numbers" else "val/accuracy"]
         write_json(member.attempt / "outcome.json", {"state": "SUCCEEDED", "cause": "", "message": "", "ended": T0_MS})
         uri = finish(run)["mlflow"]["uri"]
-        kept = load_data(sources[name]).validation
+        data = load_data(sources[name])
+        kept = data.validation
         inputs, targets = (side.numpy() for side in kept.batch(np.arange(len(kept))))
-        beside = {"rows": rows[-len(kept) :]} if name == "mlp" else {}
+        if name == "numbers":
+            targets = targets.astype(np.float64) * data.shape.target_scale + data.shape.target_offset
+        beside = {"rows": raw[name][-len(kept) :]} if name in raw else {}
         np.savez(tmp_path / f"{name}.npz", inputs=inputs, targets=targets, **beside)
 
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"MLFLOW_TRACKING_URI": uri}
@@ -115,11 +140,14 @@ def test_registered_models_predict_what_the_last_evaluation_said(tmp_path: Path)
     found: dict[str, Any] = json.loads(done.stdout)
     for name, said in found.items():
         far = said.get("undecided", 1e-9)
-        assert [said["accuracy"], said["onnx"]] == pytest.approx([reported[name]] * 2, abs=far), name
+        near = {"rel": 1e-4} if name == "numbers" else {"abs": far}
+        assert [said["measured"], said["onnx"]] == pytest.approx([reported[name]] * 2, **near), name
     assert found["cnn-bf16"]["undecided"] < 0.1, "it would show nothing"
     right = [a == b for a, b in zip(found["mlp"]["said"], names[-60:], strict=True)]
     assert sum(right) / len(right) == pytest.approx(reported["mlp"], abs=1e-9)
     assert reported["mlp"] > 0.8  # three classes: what is not prepared is guessed
+    assert found["numbers"]["said"] == pytest.approx(reported["numbers"], rel=1e-3)  # rows in fp32, too
+    assert reported["numbers"] < 1e5  # prices differ by 3e5 in the mean: what is not prepared is guessed
     cards = {name: read_json(run.member(0).model / "card.json") for name, (run, _) in made.items()}
     assert cards["cnn"]["outputs"][0]["classes"] == [str(digit) for digit in range(10)]
     assert cards["cnn"]["inputs"][0]["scale"] == [16.0]

@@ -172,7 +172,7 @@ def test_augment_own_comes_before_mean_and_std(tmp_path: Path) -> None:
         ({"_target_": "own.nothing"}, "the module own has no nothing"),
         ({"_target_": "nowhere.f"}, "there is no module nowhere"),
         ({"_target_": "own.not_callable"}, "not a class or a function"),
-        ({"_target_": "own.Blobs", "rows": 3}, "is a Blobs, which cannot be called with an image"),
+        ({"_target_": "own.Blobs", "rows": 3}, "is a Blobs, which cannot be called"),
         ({"_target_": "own.cropped"}, r"makes torch.Size\(\[3, 8, 4\]\) of \(3, 8, 8\)"),
     ],
 )

@@ -53,7 +53,7 @@ def test_arrays_samples_are_the_numbers_that_were_written(
     wanted = written.astype("f4") / (255 if dtype == "uint8" else 1)
     assert inputs.dtype == torch.float32 and torch.equal(inputs, torch.from_numpy(wanted.reshape(20, *each)))
     assert targets.tolist() == labels.tolist()
-    assert (data.shape.form, data.shape.input_shape, data.shape.classes) == (form, each, 3)
+    assert (data.shape.form, data.shape.input_shape, data.shape.outputs) == (form, each, 3)
     assert data.train_card.scale == ((255.0,) if dtype == "uint8" else ())
 
 
@@ -174,3 +174,42 @@ def test_arrays_train_on_two_ranks(member: Callable[..., Member], tmp_path: Path
     assert run.run() == [0, 0], run.log()
 
     assert run.result()["metrics"]["val/accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("place", ["a.npz", "a"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+def test_arrays_of_a_regression_give_numbers(tmp_path: Path, place: str, dtype: str) -> None:
+    y = (RANDOM.normal(size=(20, 1)) * 100).astype(dtype)
+    path = write(tmp_path / place, x=RANDOM.random((20, 3)), y=y, x_val=RANDOM.random((4, 3)), y_val=y[:4, 0])
+
+    data = load(path, task="regression", validation=("x_val", "y_val"))
+
+    shape, learned = data.shape, everything(data.train)[1]
+    assert (shape.task, shape.outputs) == ("regression", 1)
+    assert (shape.target_offset, shape.target_scale) == pytest.approx((y.mean(dtype="f8"), y.std(dtype="f8")))
+    assert learned.dtype == torch.float32 and learned.shape == (20,)
+    np.testing.assert_allclose(learned.double() * shape.target_scale + shape.target_offset, y[:, 0], rtol=1e-5)
+    assert torch.equal(everything(data.validation)[1], learned[:4])
+    plain = load(path, task="regression", standardise_target=False)
+    assert torch.equal(everything(plain.train)[1], torch.from_numpy(y[:, 0].astype("f4")))
+    assert plain.train_card.digest != load(path, task="regression").train_card.digest
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.array([0.0, 1, np.nan, 2]), "has nan at 2, and float32 holds"),
+        (np.ones((4, 2)), "has 2 dimension(s) of float64"),
+        (np.array(["a"] * 4), "has 1 dimension(s) of <U1"),
+    ],
+)
+def test_arrays_of_a_regression_that_are_no_numbers_are_told(tmp_path: Path, y: np.ndarray, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(write(tmp_path / "a", x=X, y=y), task="regression")
+
+    assert words in str(error.value)
+
+
+def test_arrays_of_fractions_tell_of_the_regression(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.task=regression"):
+        load(write(tmp_path / "a", x=X, y=Y + 0.5))

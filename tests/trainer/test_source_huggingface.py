@@ -75,7 +75,7 @@ def test_huggingface_images_are_those_of_their_own_package(tmp_path: Path) -> No
     assert torch.equal(inputs, torch.from_numpy(wanted))
     assert targets.tolist() == [theirs[i]["label"] for i in chosen]
     assert data.train_card.classes == ("ox", "ant", "bee", "never")
-    assert (data.shape.input_shape, data.shape.classes) == ((3, 6, 6), 4)
+    assert (data.shape.input_shape, data.shape.outputs) == ((3, 6, 6), 4)
 
 
 def test_huggingface_numbers_are_those_of_their_own_package(tmp_path: Path) -> None:
@@ -88,6 +88,19 @@ def test_huggingface_numbers_are_those_of_their_own_package(tmp_path: Path) -> N
     assert inputs.tolist() == [[row["a"], row["b"]] for row in theirs]
     assert targets.tolist() == theirs["label"][:]
     assert load(path, "numbers", features=("b",), standardise=True).train_card.scale != ()
+
+
+def test_huggingface_numbers_can_be_predicted(tmp_path: Path) -> None:
+    path = saved(tmp_path / "in", rows(20))
+
+    data = load(path, "numbers", task="regression", target="a", features=("b",), standardise_target=False)
+
+    assert data.shape.task == "regression"
+    assert everything(data.train)[1].tolist() == pytest.approx(load_from_disk(str(path))["a"][:])
+    with pytest.raises(UserError, match=r"data\.task is regression, but data\.form is images"):
+        load(path, "images", task="regression")
+    with pytest.raises(UserError, match=r"column 'label' of .* and data.task is regression"):
+        load(path, "numbers", task="regression")
 
 
 def test_huggingface_class_can_be_any_column_of_labels(tmp_path: Path) -> None:
@@ -106,7 +119,7 @@ def test_huggingface_texts_are_their_bytes_each_with_a_line_break(tmp_path: Path
 
     assert bytes(inputs.flatten().tolist()) == whole[: inputs.numel()] and len(inputs) == (len(whole) - 1) // 5
     assert bytes(targets[1].tolist()) == whole[6:11]
-    assert (data.shape.task, data.shape.classes, data.train_card.features) == ("next_token", 256, "5 bytes")
+    assert (data.shape.task, data.shape.outputs, data.train_card.features) == ("next_token", 256, "5 bytes")
 
 
 def test_huggingface_token_lists_follow_each_other(tmp_path: Path) -> None:
@@ -115,7 +128,7 @@ def test_huggingface_token_lists_follow_each_other(tmp_path: Path) -> None:
     data = load(path, "tokens", features=("input_ids",), context_length=4)
 
     assert everything(data.train)[0].flatten().tolist() == [t for i in range(9) for t in (i, i + 1, 7)][:24]
-    assert (data.shape.classes, data.train_card.features) == (10, "4 tokens")
+    assert (data.shape.outputs, data.train_card.features) == (10, "4 tokens")
     with pytest.raises(UserError, match=r"token 9, but data\.vocabulary is 9"):
         load(path, "tokens", features=("input_ids",), vocabulary=9)
 

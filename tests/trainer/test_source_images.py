@@ -64,7 +64,7 @@ def test_images_are_those_of_a_plain_reader(tmp_path: Path, channels: int, mode:
     assert torch.equal(inputs, torch.from_numpy(np.stack([naive(paths[i], 5, mode) for i in (7, 0, 3, 3)])))
     assert targets.tolist() == [1, 0, 0, 0]
     assert data.train_card.classes == ("ant", "cat")
-    assert (data.shape.input_shape, data.shape.classes, data.shape.form) == ((channels, 5, 5), 2, "images")
+    assert (data.shape.input_shape, data.shape.outputs, data.shape.form) == ((channels, 5, 5), 2, "images")
 
 
 def test_images_mean_and_std_are_taken_per_channel(tmp_path: Path) -> None:

@@ -101,6 +101,14 @@ def test_sql_cells_are_those_of_the_database() -> None:
 
 
 @pytest.mark.usefixtures("url")
+def test_sql_numbers_can_be_predicted() -> None:
+    data = load(task="regression", target="a", features=("b",), standardise_target=False)
+
+    assert data.shape.task == "regression"
+    assert everything(data.train)[1].tolist() == pytest.approx([row[0] for row in ROWS])
+
+
+@pytest.mark.usefixtures("url")
 def test_sql_order_of_the_answer_changes_nothing() -> None:
     queries = ["SELECT * FROM t", "SELECT * FROM t ORDER BY a DESC", "SELECT * FROM t ORDER BY kind, b"]
 

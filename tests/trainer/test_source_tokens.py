@@ -70,7 +70,7 @@ def test_tokens_windows_are_those_of_a_plain_reader(
     assert inputs.tolist() == [wanted[i][:-1] for i in order]
     assert targets.tolist() == [wanted[i][1:] for i in order]
     assert (inputs.dtype, loaded.shape.input_dtype) == (torch.int64, "int64")
-    assert loaded.shape.classes == max(map(max, filter(None, rows))) + 1
+    assert loaded.shape.outputs == max(map(max, filter(None, rows))) + 1
 
 
 def test_tokens_parts_lie_one_after_the_other_and_take_no_memory(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_webdataset_samples_are_those_of_its_own_reader_in_any_order(tmp_path: P
     assert len(data.train) == len(wanted) == 23
     assert torch.equal(inputs, torch.stack([as_it_reads(wanted[i]["png"]) for i in chosen]))
     assert [data.train_card.classes[i] for i in targets] == [wanted[i]["cls"].decode() for i in chosen]
-    assert (data.shape.form, data.shape.input_shape, data.shape.classes) == ("images", (3, 6, 6), 3)
+    assert (data.shape.form, data.shape.input_shape, data.shape.outputs) == ("images", (3, 6, 6), 3)
 
 
 def test_webdataset_arrays_are_those_of_its_own_reader(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_webdataset_texts_are_windows_of_their_bytes(tmp_path: Path) -> None:
 
     assert bytes(inputs.flatten().tolist()) == whole[: inputs.numel()] and len(inputs) == (len(whole) - 1) // 5
     assert bytes(targets[2].tolist()) == whole[11:16]
-    assert (data.shape.task, data.shape.classes) == ("next_token", 256)
+    assert (data.shape.task, data.shape.outputs) == ("next_token", 256)
 
 
 @pytest.mark.parametrize(

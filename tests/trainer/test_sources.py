@@ -63,7 +63,7 @@ def test_sklearn_columns_are_standardised_by_the_training_part(name: str, column
     data = sklearn.load(sklearn.Options(set=name))  # type: ignore[arg-type]
     inputs, _ = data.train.batch(ALL(len(data.train)))
 
-    assert (data.shape.input_shape, data.shape.classes) == ((columns,), classes)
+    assert (data.shape.input_shape, data.shape.outputs) == ((columns,), classes)
     assert torch.allclose(inputs.mean(0), torch.zeros(columns), atol=1e-5)
     assert torch.allclose(inputs.std(0, correction=0), torch.ones(columns), atol=1e-3)
 
@@ -137,7 +137,7 @@ def test_bytes_is_the_standard_library_unless_told() -> None:
     data = bytes.load(bytes.Options(max_mb=0.1))
 
     assert data.train_card.name == "stdlib"
-    assert data.shape.classes == 256
+    assert data.shape.outputs == 256
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,6 @@ def test_own_data_sets_become_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, targets = data.train.batch(np.array([3, 14]))
 
     assert (len(data.train), len(data.validation)) == (60, 40)
-    assert (data.shape.task, data.shape.input_shape, data.shape.classes) == ("classification", (10,), 10)
+    assert (data.shape.task, data.shape.input_shape, data.shape.outputs) == ("classification", (10,), 10)
     assert (inputs.shape, targets.tolist()) == ((2, 10), [3, 4])
     assert data.train_card.digest != data.validation_card.digest

@@ -6,14 +6,11 @@ and after any stop. Validation sees images as they are.
 
 from __future__ import annotations
 
-import functools
 import math
-import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from conf.bounds import Bound, Fraction, group
-from conf.schema import Component
 from trainer.failure import UserError
 from trainer.packages import needed
 
@@ -80,14 +77,7 @@ def own_of(augment: Augment) -> Own | None:
         return None
     from trainer import components
 
-    found = components.target("data.augment.own", Component(kind=components.TARGET, options=augment.own))
-    assert found is not None
-    call, arguments = found
-    own: Any = call(**arguments) if isinstance(call, type) else functools.partial(call, **arguments)
-    if not callable(own):
-        what = f"data.augment.own is a {type(own).__name__}, which cannot be called with an image"
-        raise UserError(what, "data.augment.own", "name a function, or a class with __call__")
-    return typing.cast(Own, own)
+    return components.call_of("data.augment.own", augment.own)
 
 
 def apply(own: Own, image: Tensor, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from trainer.packages import folder_of
 if TYPE_CHECKING:
     import numpy as np
 
-Name = Literal["digits", "wine", "breast_cancer", "iris"]
+Name = Literal["digits", "wine", "breast_cancer", "iris", "diabetes"]
 IMAGE = (8, 8)
 """Of digits: pixels from 0 to 16."""
 _FILES = {"wine": "wine_data.csv", "breast_cancer": "breast_cancer.csv", "iris": "iris.csv"}
@@ -35,13 +35,15 @@ _COLUMNS = {
         *(f"{measure} error" for measure in _MEASURES),
         *(f"worst {measure}" for measure in _MEASURES),
     ),
+    "diabetes": ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"),
 }  # fmt: skip
 """As the loaders call them: the files do not."""
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A set: float64 rows of samples by columns, and for each sample the number of its class."""
+    """A set: float64 rows of samples by columns, and for each sample the number of its class; or, in a set without
+    classes, a float64 number to be predicted."""
 
     rows: np.ndarray
     target: np.ndarray
@@ -52,6 +54,8 @@ class Carried:
 def read(name: Name) -> Carried:
     """The whole set. Raises UserError where scikit-learn is not installed."""
     folder = folder_of("sklearn", "scikit-learn", "data.kind: sklearn") / "datasets" / "data"
+    if name == "diabetes":
+        return _diabetes(folder)
     return _digits(folder / "digits.csv.gz") if name == "digits" else _table(folder / _FILES[name], _COLUMNS[name])
 
 
@@ -61,6 +65,14 @@ def _digits(path: Path) -> Carried:
     numbers = np.loadtxt(path, delimiter=",")
     columns = tuple(f"pixel_{row}_{column}" for row in range(IMAGE[0]) for column in range(IMAGE[1]))
     return Carried(numbers[:, :-1], numbers[:, -1].astype(int), columns, tuple(str(digit) for digit in range(10)))
+
+
+def _diabetes(folder: Path) -> Carried:
+    """442 people, ten columns as they were measured, and how far the disease had gone a year later."""
+    import numpy as np
+
+    rows = np.loadtxt(folder / "diabetes_data_raw.csv.gz")
+    return Carried(rows, np.loadtxt(folder / "diabetes_target.csv.gz"), _COLUMNS["diabetes"], ())
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> Carried:

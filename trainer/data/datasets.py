@@ -1,7 +1,8 @@
 """How do a user's own data sets (`data._target_`) become Data? Two ordinary torch data sets, seen our way.
 
-A data set is anything with a length whose items are pairs (input, class). It may say `classes`, a number or
-a list of names, as torchvision's do; our own models need it.
+A data set is anything with a length whose items are pairs (input, target). Targets that are whole numbers are classes:
+then it may say `classes`, a number or a list of names, as torchvision's do; our own models need it. Floats are numbers
+to be predicted, and are learned as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from trainer import tensors
 from trainer.components import TARGET
 from trainer.data.order import seed_of
 from trainer.failure import UserError
-from trainer.sources import Card, Data, Samples, Shape, TensorSamples
+from trainer.sources import Card, Data, Samples, Shape, TaskName, TensorSamples
 
 TRIED = 8
 """Samples that are read to see whether reading draws random numbers."""
@@ -62,7 +63,12 @@ class Mapped:
 
 def _stacked(pairs: Iterable[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
     inputs, targets = ([torch.as_tensor(one) for one in side] for side in zip(*pairs, strict=True))
-    return torch.stack(inputs), torch.stack(targets).long()
+    return torch.stack(inputs), _as_learned(torch.stack(targets))
+
+
+def _as_learned(targets: Tensor) -> Tensor:
+    """Numbers in fp32, classes as whole numbers."""
+    return targets.float() if targets.is_floating_point() else targets.long()
 
 
 def data_of(name: str, train: Any, validation: Any) -> Data:
@@ -72,8 +78,11 @@ def data_of(name: str, train: Any, validation: Any) -> Data:
     kind = str(inputs.dtype).removeprefix("torch.")
     features = "x".join(str(n) for n in inputs.shape[1:]) + f" {kind}"
     cards = [Card(name, part.digest(), len(part), features, name) for part in parts]
-    task = "classification" if targets.ndim == 1 else "next_token"
-    shape = Shape(task, tuple(inputs.shape[1:]), kind, _classes(train, parts[0]))
+    if targets.is_floating_point():
+        shape = Shape("regression", tuple(inputs.shape[1:]), kind, targets[0].numel())
+    else:
+        task: TaskName = "classification" if targets.ndim == 1 else "next_token"
+        shape = Shape(task, tuple(inputs.shape[1:]), kind, _classes(train, parts[0]))
     return Data(shape, parts[0], parts[1], cards[0], cards[1])
 
 
@@ -104,7 +113,7 @@ def must_be_the_same(told: Sequence[str], before: str) -> str:
 def _samples(dataset: Any) -> Mapped | TensorSamples:
     if isinstance(dataset, TensorDataset):
         inputs, targets = dataset.tensors
-        return TensorSamples(inputs, targets.long())
+        return TensorSamples(inputs, _as_learned(targets))
     places = np.linspace(0, len(dataset) - 1, min(TRIED, len(dataset))).astype(np.int64).tolist()
     return Mapped(dataset, tensors.drawn(lambda: [dataset[i] for i in places]))
 

@@ -9,8 +9,12 @@ from collections.abc import Iterable
 
 from trainer.failure import UserError
 
+CLASSES = "choose a column of classes: whole numbers, or text"
+NUMBERS = "choose a column of classes (whole numbers, or text); or predict its numbers: data.task=regression"
+"""What to do about fractions where classes should be: the second in a table, whose numbers could be predicted."""
 
-def in_order(labels: Iterable[str], called: str, key: str) -> list[str]:
+
+def in_order(labels: Iterable[str], called: str, key: str, do: str = CLASSES) -> list[str]:
     """The labels in the order of their numbers.
 
     Raises UserError for a number with a fraction, which is no class: `called` is what has it, `key` where it was said.
@@ -23,7 +27,7 @@ def in_order(labels: Iterable[str], called: str, key: str) -> list[str]:
     for label, number in numbers.items():
         if not number.is_integer():
             what = f"{called} has {label!r}, which is a number and no class"
-            raise UserError(what, key, "choose a column of classes: whole numbers, or text")
+            raise UserError(what, key, do)
     return sorted(found, key=lambda label: (numbers[label], label))
 
 

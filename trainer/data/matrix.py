@@ -1,7 +1,7 @@
 """How do rows of a table become one matrix that is mapped into memory? Read once, batch by batch, written as it comes.
 
 features.bin  float32, row after row; NaN where a value is missing
-classes.bin   int32, a class for each row: the label's place in their order
+targets.bin   int32, a class for each row: the label's place in their order; or float64, a number for each row
 aside.bin     what the split goes by, if it goes by a column: int32 places of values, or float64 or int64 (microseconds)
 Which columns these are is tabular.py's, where rows come from records.py's.
 """
@@ -11,22 +11,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from trainer.data import files, labels
+from trainer.data import files
 from trainer.data.records import Chunk, Records, is_number
 from trainer.data.splits import Labels
 from trainer.data.staged import staged
+from trainer.data.targets import Coded, Numbers, in_their_order, label_kind, refuse
 from trainer.failure import UserError
 from trainer.packages import needed
 
-FEATURES, CLASSES, ASIDE = "features.bin", "classes.bin", "aside.bin"
-PIECE = 1 << 20
+FEATURES, TARGETS, ASIDE = "features.bin", "targets.bin", "aside.bin"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Wanted:
     target: str
     features: tuple[str, ...]
     """None where samples are images, whose classes alone lie here."""
+    numbers: bool = False
+    """Whether the target is a number, and not a class."""
     values: str | None = None
     """A column of values that samples are told apart by."""
     moments: str | None = None
@@ -50,7 +52,8 @@ class Matrix:
 
     features: np.ndarray
     """float32, rows x columns."""
-    classes: np.ndarray
+    targets: np.ndarray
+    """A class for each row, int32, or a number, float64."""
     labels: tuple[str, ...]
     """What class 0, 1, ... is called."""
     digest: str
@@ -72,7 +75,7 @@ def matrix_of(records: Records, wanted: Wanted) -> Matrix:
         aside = files.mapped(folder / ASIDE, made["aside"], rows)
     return Matrix(
         features=features,
-        classes=files.mapped(folder / CLASSES, "<i4", rows),
+        targets=files.mapped(folder / TARGETS, "<f8" if wanted.numbers else "<i4", rows),
         labels=tuple(made["labels"]),
         digest=made["sha256"],
         values=Labels(aside, tuple(made["values"])) if wanted.values and aside is not None else None,
@@ -80,31 +83,18 @@ def matrix_of(records: Records, wanted: Wanted) -> Matrix:
     )
 
 
-@dataclass
-class Coded:
-    """A column of labels, written as numbers in the order in which labels first come."""
-
-    name: str
-    out: BinaryIO
-    seen: dict[str, int] = field(default_factory=dict)
-
-    def add(self, chunk: Chunk) -> None:
-        texts = texts_of(chunk, self.name).dictionary_encode()
-        places = [self.seen.setdefault(label, len(self.seen)) for label in texts.dictionary.to_pylist()]
-        self.out.write(np.array(places, dtype="<i4")[texts.indices.to_numpy()].tobytes())
-
-
 def _write(records: Records, wanted: Wanted, folder: Path) -> Mapping[str, Any]:
     """Every batch, to its three files; then classes get their final numbers."""
+    kind = Numbers if wanted.numbers else Coded
     kinds = _kinds(records, wanted)
     rows, aside = 0, ""
     with ExitStack() as stack:
         features = stack.enter_context((folder / FEATURES).open("wb"))
-        classes = Coded(wanted.target, stack.enter_context((folder / CLASSES).open("wb")))
+        targets = kind(wanted.target, stack.enter_context((folder / TARGETS).open("wb")))
         values = Coded(wanted.values or "", stack.enter_context((folder / ASIDE).open("wb")))
         for chunk in records.read(kinds):
             features.write(_numbers(chunk, wanted).tobytes())
-            classes.add(chunk)
+            targets.add(chunk)
             if wanted.values:
                 values.add(chunk)
                 aside = "<i4"
@@ -115,13 +105,7 @@ def _write(records: Records, wanted: Wanted, folder: Path) -> Mapping[str, Any]:
             rows += chunk.batch.num_rows
     if not rows:
         raise UserError("the table has no rows", f"{records.key}: {records.shown}", "choose data with rows")
-    own = records.classes.get(wanted.target)
-    ordered = (
-        list(own)
-        if own
-        else labels.in_order(classes.seen, f"column {wanted.target!r}", f"data.target: {wanted.target}")
-    )
-    _renumber(folder / CLASSES, labels.final(classes.seen, ordered))
+    ordered = in_their_order(records, targets, folder / TARGETS) if isinstance(targets, Coded) else []
     document = {"rows": rows, "labels": ordered, "aside": aside, "values": list(values.seen)}
     return {**document, "sha256": _digest(folder, [rows, wanted.features, ordered])}
 
@@ -130,24 +114,14 @@ def _kinds(records: Records, wanted: Wanted) -> dict[str, Any]:
     """The type as which each column is read, as the first file has it."""
     arrow = needed("pyarrow", "pyarrow", "data.kind: table")
     there = records.types
-    kinds = {name: there[name] if arrow.types.is_boolean(there[name]) else arrow.float64() for name in wanted.features}
-    for name in filter(None, (wanted.target, wanted.values)):
+    numbers = (*wanted.features, wanted.target) if wanted.numbers else wanted.features
+    kinds = {name: there[name] if arrow.types.is_boolean(there[name]) else arrow.float64() for name in numbers}
+    for name in filter(None, (None if wanted.numbers else wanted.target, wanted.values)):
         # Text of a CSV stays as it was written: its first lines do not say whether «1» is a number or a name.
         kinds[name] = arrow.string() if records.guessed else label_kind(there[name])
     if wanted.moments:
         kinds[wanted.moments] = _moment_kind(there[wanted.moments], wanted.moments, records)
     return kinds
-
-
-def label_kind(given: Any) -> Any:
-    """The type as which a column of labels is read."""
-    arrow = needed("pyarrow", "pyarrow", "data.kind: table")
-    types = arrow.types
-    if types.is_integer(given):
-        return arrow.int64()
-    if types.is_floating(given) or types.is_decimal(given):
-        return arrow.float64()
-    return given if types.is_boolean(given) else arrow.string()
 
 
 def _moment_kind(given: Any, name: str, records: Records) -> Any:
@@ -186,52 +160,20 @@ def _bad_number(value: float, name: str, chunk: Chunk, place: int) -> UserError:
     return UserError(what, "data.features", "correct it, or leave the column out")
 
 
-def texts_of(chunk: Chunk, name: str) -> Any:
-    """Labels as text, none missing. Whole numbers are written without a point."""
-    arrow, compute = (needed(f"pyarrow{part}", "pyarrow", "data.kind: table") for part in ("", ".compute"))
-    column = chunk.batch.column(name)
-    if arrow.types.is_floating(column.type):
-        whole = compute.fill_null(compute.equal(compute.floor(column), column), True)
-        _refuse(compute.is_null(column, nan_is_null=True), f"has no value in column {name!r}", chunk)
-        _refuse(compute.invert(whole), f"has a fraction in column {name!r}, which names a class", chunk)
-        column = column.cast(arrow.int64())
-    texts = column.cast(arrow.string())
-    gaps = compute.or_kleene(compute.is_null(texts), compute.equal(texts, ""))
-    _refuse(gaps, f"has no value in column {name!r}", chunk)
-    return texts
-
-
 def _moments(chunk: Chunk, name: str) -> np.ndarray:
     """float64, or int64 microseconds since 1970 in UTC."""
     arrow, compute = (needed(f"pyarrow{part}", "pyarrow", "data.kind: table") for part in ("", ".compute"))
     column = chunk.batch.column(name)
-    _refuse(compute.is_null(column, nan_is_null=True), f"has no value in column {name!r}", chunk)
+    refuse(compute.is_null(column, nan_is_null=True), f"has no value in column {name!r}", chunk)
     if arrow.types.is_timestamp(column.type):
         return column.cast(arrow.int64()).to_numpy().astype("<i8").view("<M8[us]")
     return column.to_numpy().astype("<f8")
 
 
-def _refuse(bad: Any, what: str, chunk: Chunk) -> None:
-    """Raises UserError when any row is bad."""
-    rows = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
-    if len(rows):
-        said = f"{chunk.shown} {what}: row {chunk.first_row + int(rows[0])}"
-        raise UserError(said, chunk.key, "correct it, leave the row out, or name another column")
-
-
-def _renumber(path: Path, places: list[int]) -> None:
-    """Put each label's final number in place of its first one."""
-    numbers = np.memmap(path, dtype="<i4", mode="r+")
-    final = np.array(places, dtype="<i4")
-    for begin in range(0, len(numbers), PIECE):
-        numbers[begin : begin + PIECE] = final[numbers[begin : begin + PIECE]]
-    numbers.flush()
-
-
 def _digest(folder: Path, said: Sequence[Any]) -> str:
-    """SHA-256 of what was written: features and classes, their names and number."""
+    """SHA-256 of what was written: features and targets, their names and number."""
     seen = hashlib.sha256(repr(said).encode())
-    for name in (FEATURES, CLASSES):
+    for name in (FEATURES, TARGETS):
         with (folder / name).open("rb") as f:
             seen.update(hashlib.file_digest(f, "sha256").digest())
     return seen.hexdigest()

@@ -18,6 +18,8 @@ from trainer.failure import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from trainer.sources import RowTask
+
     Part: TypeAlias = range | np.ndarray
     """Numbers of samples, ascending. A range takes no memory, however long a row of tokens is."""
 
@@ -34,7 +36,8 @@ class Split:
     by: By | None = None
     """random: a fraction of all. stratified: of each class, so that both parts have the same mix. end: the last ones.
     column: by a column's values. time: those of a column from a moment on. filter: those of which an expression over
-    columns is true. None: stratified where samples have classes, else end."""
+    columns is true. None: stratified where samples have classes, random
+    where numbers are predicted of them, else end."""
     fraction: Fraction = 0.1
     """Kept for validation by random, stratified and end; 0 keeps nothing."""
     test_fraction: Fraction = 0.0
@@ -81,6 +84,16 @@ class Rows:
     """For by=filter: TRAINS, VALIDATES, TESTS, or 0 for a sample that is in no part."""
 
 
+def own_way(task: RowTask) -> By:
+    """How samples of a task are parted where nobody says."""
+    return "stratified" if task == "classification" else "random"
+
+
+def ways_of(task: RowTask, ways: tuple[By, ...]) -> tuple[By, ...]:
+    """Those of a source's ways that a task leaves, the first its own."""
+    return ways if task == "classification" else tuple(by for by in ways if by != "stratified")
+
+
 def way(split: Split, own: By) -> By:
     """How a split parts, where a source's own way is `own`."""
     return split.by or own
@@ -100,6 +113,9 @@ def mistakes(split: Split, ways: tuple[By, ...], columns: tuple[str, ...] | None
     """What can be seen to be wrong before any data are read. `ways` are the source's, the first its own; `columns`
     are those it has, None if only the data say."""
     by = way(split, ways[0])
+    if by == "stratified" and by not in ways:
+        what = "data.split.by is stratified, which goes by classes, and these data have none"
+        return ((what, "data.split.by", f"use one of: {', '.join(ways)}; or null for {ways[0]}"),)
     if by not in ways:
         return (
             (f"data.split.by is {by}, which these data cannot do", "data.split.by", f"use one of: {', '.join(ways)}"),

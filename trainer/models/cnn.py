@@ -23,7 +23,7 @@ class Options:
 
 
 def build(options: Options, shape: Shape) -> nn.Module:
-    """Two stages of two convolutions, an average over the image, one score per class."""
+    """Two stages of two convolutions, an average over the image, one score per class (or numbers)."""
     from torch import nn
 
     def convolution(inputs: int, outputs: int) -> list[nn.Module]:
@@ -40,5 +40,5 @@ def build(options: Options, shape: Shape) -> nn.Module:
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
         nn.Dropout(options.dropout),
-        nn.Linear(8 * width, shape.classes),
+        nn.Linear(8 * width, shape.outputs),
     )

@@ -38,4 +38,4 @@ def build(options: Options, shape: Shape) -> nn.Module:
         )
     from trainer.transformer import Transformer
 
-    return Transformer(options, shape.input_shape[0], shape.classes)
+    return Transformer(options, shape.input_shape[0], shape.outputs)

@@ -20,12 +20,12 @@ class Options:
 
     width: Count = 128
     depth: NotNegative = 2
-    """Hidden layers; 0 is a linear classifier."""
+    """Hidden layers; 0 is a linear model."""
     dropout: Fraction = 0.0
 
 
 def build(options: Options, shape: Shape) -> nn.Module:
-    """Flattens whatever a sample is, and gives one score per class."""
+    """Flattens whatever a sample is, and gives one score per class, or the numbers of a regression."""
     from torch import nn
 
     layers: list[nn.Module] = [nn.Flatten()]
@@ -33,4 +33,4 @@ def build(options: Options, shape: Shape) -> nn.Module:
     for _ in range(options.depth):
         layers += [nn.Linear(features, options.width), nn.ReLU(), nn.Dropout(options.dropout)]
         features = options.width
-    return nn.Sequential(*layers, nn.Linear(features, shape.classes))
+    return nn.Sequential(*layers, nn.Linear(features, shape.outputs))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 Form = Literal["images", "numbers", "tokens"]
 """What a sample is: channels x height x width, numbers in any other shape, or a row of tokens, such as bytes."""
-
+TaskName = Literal["classification", "next_token", "regression"]
+"""What is learned: one class a sample, one class a position, or numbers (trainer/score.py)."""
+RowTask = Literal["classification", "regression"]
+"""What a source of rows may be told to learn."""
 
 WHOLE_BYTES = 1_000_000_000
 PROBES = 256
@@ -38,6 +41,7 @@ class Preview:
     export: Literal["rows", "files"] | None = None
     """What is written for programs that are not our trainer: rows with columns, as JSON lines or CSV, or where each
     file is and its class, as JSON lines alone. None of what cannot be exported."""
+    task: TaskName = "classification"
 
 
 class Samples(Protocol):
@@ -84,12 +88,16 @@ class Card:
 class Shape:
     """What a model must know of the data."""
 
-    task: str
-    """`classification`: one class a sample. `next_token`: one class a position."""
+    task: TaskName
     input_shape: tuple[int, ...]
     """Without the batch dimension."""
     input_dtype: str
-    classes: int
+    outputs: int
+    """How many numbers a model gives: scores of classes, at each position where there are several, or what is
+    predicted. 0 where the data do not say."""
+    target_offset: float = 0.0
+    """What was taken from the numbers of a regression before they were divided by their scale."""
+    target_scale: float = 1.0
 
     @property
     def form(self) -> Form:

@@ -1,4 +1,4 @@
-"""Arrays that numpy wrote, inputs and classes: a .npz file, or .npy files in a folder. Nothing pickled is read.
+"""Arrays that numpy wrote, inputs and targets: a .npz file, or .npy files in a folder. Nothing pickled is read.
 
 Inputs are mapped into memory, never copied whole: those of a .npz file are unpacked once per node, on its own disk.
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from conf.bounds import Text, group
-from trainer.data import files, splits
+from trainer.data import files, moments, splits
 from trainer.data.splits import By, Split
 from trainer.data.staged import staged
 from trainer.failure import UserError
-from trainer.sources import Card, Data, Preview, Shape, data_of_parts, probed
+from trainer.sources import Card, Data, Preview, RowTask, Shape, data_of_parts, probed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,14 +37,21 @@ PIECE_BYTES = 1 << 26
 class Options:
     """Which arrays. Inputs of unsigned bytes become 0 to 1, all others stay the numbers that they are."""
 
+    task: RowTask = "classification"
+    """What is learned of a sample: a class, or (regression) a number."""
     path: Text
     """A .npz file, or a folder of .npy files."""
     inputs: Text = "x"
     """Name of the array of inputs: `x` of a .npz file's members, or the file x.npy."""
     targets: Text = "y"
-    """Name of the array of classes: whole numbers from 0, or one more dimension of one."""
+    """Name of the array of classes, which are whole numbers from 0, or of the numbers of a regression; it may have one
+    more dimension of one."""
+    standardise_target: bool = True
+    """The model of a regression learns its target with the mean of the training part taken away, and divided by its
+    deviation. Losses, metrics and predictions are in the target's own units all the same. False is for a loss of your
+    own that makes something else of the outputs (train.loss)."""
     validation: tuple[Text, Text] | None = None
-    """Names of inputs and classes that are kept apart already; None parts by `split`."""
+    """Names of inputs and targets that are kept apart already; None parts by `split`."""
     test: tuple[Text, Text] | None = None
     """Likewise, of a final test."""
     form: Literal["numbers", "images"] = "numbers"
@@ -80,6 +87,8 @@ class Rows:
     chosen: np.ndarray
     """Which rows of the arrays."""
     channels_last: bool
+    scaled: tuple[float, float] | None = None
+    """Of a regression: what is taken from a target, and what it is divided by then."""
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -93,13 +102,16 @@ class Rows:
         numbers = found.astype(np.float32, copy=False)
         if found.dtype == np.uint8:
             numbers /= 255
-        return torch.from_numpy(self._formed(numbers)), torch.from_numpy(self.targets[rows].astype(np.int64))
+        targets = self.targets[rows]
+        learned = moments.scaled(targets, *self.scaled) if self.scaled else targets.astype(np.int64)
+        return torch.from_numpy(self._formed(numbers)), torch.from_numpy(learned)
 
     def digest(self) -> str:
         """SHA-256 of the samples, or of some at equal distances where they are large."""
         import numpy as np
 
-        seen = hashlib.sha256(f"{len(self)} {self.inputs.dtype} {self.inputs.shape[1:]}".encode())
+        learned = "" if self.scaled is None else f" standardised: {self.scaled != (0.0, 1.0)}"
+        seen = hashlib.sha256(f"{len(self)} {self.inputs.dtype} {self.inputs.shape[1:]}{learned}".encode())
         count, each = len(self), self.inputs[:1].nbytes + self.targets[:1].nbytes
         wanted = self.chosen[np.asarray(probed(count, count * each), dtype=np.int64)]
         step = max(1, PIECE_BYTES // max(1, each))
@@ -121,11 +133,12 @@ class Rows:
 
 def preview(options: Options) -> Preview:
     """Images or numbers."""
-    wrong = splits.mistakes(options.split, WAYS)
+    wrong = splits.mistakes(options.split, splits.ways_of(options.task, WAYS))
     if options.split.test_fraction and (options.validation or options.test):
         do = "leave data.split.test_fraction out, and name the arrays of the test: data.test=[x_test,y_test]"
         wrong = (*wrong, ("parts of data are kept apart already, and the split keeps a test", "data.split", do))
-    return Preview(options.form, options.validation is not None or splits.keeps(options.split, "stratified"), wrong)
+    kept = options.validation is not None or splits.keeps(options.split, splits.own_way(options.task))
+    return Preview(options.form, kept, wrong, task=options.task)
 
 
 def load(options: Options) -> Data:
@@ -138,50 +151,57 @@ def load(options: Options) -> Data:
     pairs = _pairs(options)
     inputs, targets = pairs["train"]
     parts = _parts(options, targets)
-    rows = [Rows(inputs, targets, np.asarray(part), options.channels_last) for part in parts]
+    scaled = None
+    if options.task == "regression":
+        scaled = moments.of_target(targets, parts[0], options.standardise_target)
+    rows = [Rows(inputs, targets, np.asarray(part), options.channels_last, scaled) for part in parts]
     kept = [pairs[name] for name in KEPT if name in pairs]
-    apart = [Rows(*pair, np.arange(len(pair[1])), options.channels_last) for pair in kept]
+    apart = [Rows(*pair, np.arange(len(pair[1])), options.channels_last, scaled) for pair in kept]
     if options.validation:
         rows = [rows[0], *apart]
     elif options.test:
         rows = [*rows[:2], *apart]
-    classes = 1 + max(int(labels.max()) for _, labels in pairs.values() if len(labels))
     form = tuple(rows[0].batch(np.zeros(1, dtype=np.int64))[0].shape[1:])
 
     def card(part: Rows) -> Card:
-        scaled = inputs.dtype.name == "uint8"
+        is_bytes = inputs.dtype.name == "uint8"
         return Card(
             name=Path(options.path).stem,
             digest=part.digest(),
             rows=len(part),
             features=f"{'x'.join(map(str, form))} {inputs.dtype.name}",
             source=options.path,
-            offset=(0.0,) if scaled else (),
-            scale=(255.0,) if scaled else (),
+            offset=(0.0,) if is_bytes else (),
+            scale=(255.0,) if is_bytes else (),
         )
 
+    if scaled:
+        return data_of_parts(Shape("regression", form, "float32", 1, *scaled), rows, card)
+    classes = 1 + max(int(labels.max()) for _, labels in pairs.values() if len(labels))
     return data_of_parts(Shape("classification", form, "float32", classes), rows, card)
 
 
 def _parts(options: Options, targets: np.ndarray) -> tuple[Part, ...]:
     if options.validation:
         return (range(len(targets)),)
-    return splits.parts(options.split, splits.Rows(len(targets), targets), "stratified")
+    classes = targets if options.task == "classification" else None
+    return splits.parts(options.split, splits.Rows(len(targets), classes), splits.own_way(options.task))
 
 
 def _pairs(options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Inputs and classes of what trains, and of each part that is kept apart already."""
+    """Inputs and targets of what trains, and of each part that is kept apart already."""
+    targets_of = _labels if options.task == "classification" else _numbers
     names = {"train": (options.inputs, options.targets), "validation": options.validation, "test": options.test}
     wanted = {part: pair for part, pair in names.items() if pair}
     there = _there(options, sorted({name for pair in wanted.values() for name in pair}))
-    pairs = {part: (there[x].mapped(), _labels(there[y])) for part, (x, y) in wanted.items()}
+    pairs = {part: (there[x].mapped(), targets_of(there[y])) for part, (x, y) in wanted.items()}
     shape = pairs["train"][0].shape[1:]
     for part, (inputs, labels) in pairs.items():
         x, y = (there[name].shown for name in wanted[part])
         _must_be_inputs(inputs, x, shape, options.form)
         if len(inputs) != len(labels) or not len(labels):
             what = f"{x} has {len(inputs)} samples, and {y} has {len(labels)}"
-            raise UserError(what, "data.targets", "name the classes of these inputs, one for each")
+            raise UserError(what, "data.targets", "name the targets of these inputs, one for each")
     return pairs
 
 
@@ -197,13 +217,34 @@ def _must_be_inputs(inputs: np.ndarray, shown: str, shape: tuple[int, ...], form
 
 
 def _labels(named: Named) -> np.ndarray:
-    labels = named.mapped()
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    labels = _one_each(named)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or (len(labels) and int(labels.min()) < 0):
         low = f", the lowest {labels.min()}" if labels.ndim == 1 and labels.dtype.kind in "iu" else ""
         what = f"{named.shown} has {labels.ndim} dimension(s) of {labels.dtype}{low}"
-        raise UserError(what, "data.targets", "classes are one row of whole numbers from 0")
+        do = "classes are one row of whole numbers from 0; numbers are predicted with data.task=regression"
+        raise UserError(what, "data.targets", do)
     return labels
+
+
+def _numbers(named: Named) -> np.ndarray:
+    """The targets of a regression."""
+    import numpy as np
+
+    found = _one_each(named)
+    if found.ndim != 1 or found.dtype.kind not in "fiu":
+        what = f"{named.shown} has {found.ndim} dimension(s) of {found.dtype}"
+        raise UserError(what, "data.targets", "a regression's targets are one row of numbers")
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(found.astype(np.float32)))
+    if len(bad):
+        what = f"{named.shown} has {found[bad[0]]} at {bad[0]}, and float32 holds numbers of at most 3.4e38"
+        raise UserError(what, "data.targets", "correct it, or leave the sample out")
+    return found
+
+
+def _one_each(named: Named) -> np.ndarray:
+    found = named.mapped()
+    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 
 def _there(options: Options, names: list[str]) -> dict[str, Named]:

@@ -41,7 +41,9 @@ class Options:
 
 def preview(options: Options) -> Preview:
     """Rows of bytes."""
-    return Preview("tokens", splits.keeps(options.split, "end"), splits.mistakes(options.split, WAYS))
+    return Preview(
+        "tokens", splits.keeps(options.split, "end"), splits.mistakes(options.split, WAYS), task="next_token"
+    )
 
 
 def load(options: Options) -> Data:

@@ -48,7 +48,7 @@ class Options(Columns, Look):
     """images: one column of images. numbers: columns of numbers. tokens: one column of texts, whose bytes are read,
     or of lists of whole numbers that a tokenizer made."""
     target: Text = "label"
-    """Column of the class. Tokens have none."""
+    """Column of the class, or of the number. Tokens have none."""
     context_length: Count = 128
     """Tokens a sample shows; each token's target is the one that follows."""
     vocabulary: Count | None = None
@@ -60,13 +60,17 @@ def preview(options: Options) -> Preview:
     wrong = _of_columns(options)
     if options.form == "tokens":
         wrong += splits.mistakes(options.split, TOKEN_WAYS, TOKEN_COLUMNS)
-        return Preview("tokens", splits.keeps(options.split, "end"), wrong)
+        return Preview("tokens", splits.keeps(options.split, "end"), wrong, task="next_token")
     table = tabular.preview_of(options, WAYS)
     wrong = (*wrong, *table.mistakes, *pixels.mistakes(options))
-    return Preview(options.form, table.validation, wrong, export="rows" if options.form == "numbers" else None)
+    rows: Literal["rows"] | None = "rows" if options.form == "numbers" else None
+    return Preview(options.form, table.validation, wrong, rows, options.task)
 
 
 def _of_columns(options: Options) -> tuple[Finding, ...]:
+    if options.form != "numbers" and options.task == "regression":
+        what = f"data.task is regression, but data.form is {options.form}, of which no numbers are predicted"
+        return ((what, "data.task", "set data.form=numbers, or data.task=classification"),)
     if options.form != "numbers" and options.features is not None and len(options.features) != 1:
         what = f"data.features names {len(options.features)} columns, but data.form is {options.form}"
         return ((what, "data.features", f"name the one column of {options.form}"),)
@@ -132,7 +136,7 @@ def _images(found: Saved, options: Options) -> Data:
     matrix, chosen = tabular.parted(records, options, tabular.wanted_of(records, options, ()))
     images = found.whole(column)
     _, seen = staged(("images", found.content, column, matrix.digest), partial(_looked_through, found, images, matrix))
-    parts = [Pictures(partial(_contents, images), matrix.classes, part, options) for part in chosen]
+    parts = [Pictures(partial(_contents, images), matrix.targets, part, options) for part in chosen]
 
     def card(part: Pictures) -> Card:
         return Card(

@@ -51,7 +51,7 @@ class Options:
 def preview(options: Options) -> Preview:
     """Rows of tokens."""
     wrong = splits.mistakes(options.split, WAYS, COLUMNS)
-    return Preview("tokens", splits.keeps(options.split, "end"), wrong)
+    return Preview("tokens", splits.keeps(options.split, "end"), wrong, task="next_token")
 
 
 def load(options: Options) -> Data:

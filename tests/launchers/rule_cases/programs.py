@@ -7,6 +7,7 @@ from tests.launchers.checked import BY_PATTERN, COMMAND, SEARCH, Cases
 IN_VARIABLES = ("job.parameters=environment",)
 ENTRY = ("job=command", "job.command=[]", "container.runtime=apptainer", "container.image=x.sif")
 IMAGES = ("data=images", "data.path=conf")
+NUMBERS = ("data=diabetes", "model=mlp")
 BY_LOSS = ("objective.metric=train/loss", "objective.goal=minimize")
 OF_PROGRAMS: Cases = {
     "data_is_there": [
@@ -20,6 +21,8 @@ OF_PROGRAMS: Cases = {
     "targets_are_names": [
         (("model={_target_: 3}",), ("3", "dotted path"), "model={_target_: 3}"),
         (("model={_target_: Net}",), ("'Net'", "dotted path"), "model={_target_: Net}"),
+        (("train.loss={_target_: huber}",), ("'huber'", "dotted path"), "train.loss={_target_: huber}"),
+        (("train.loss={delta: 1.0}",), ("None", "dotted path"), "train.loss={delta: 1.0}"),
     ],
     "folders_can_be_named": [((r'site.scratch_dir="/a\nb"',), (), "")],
     "program_is_said_by_its_kind": [
@@ -98,6 +101,12 @@ OF_PROGRAMS: Cases = {
     ],
     "data_options_go_together": [
         (("data.split.by=time",), ("data.split.by is time", "cannot do"), "data.split.by=time"),
+        ((*NUMBERS, "data.split.by=stratified"), ("is stratified", "goes by classes"), "data.split.by=stratified"),
+        (
+            ("data=huggingface", "data.path=conf", "data.task=regression"),
+            ("data.task is regression", "data.form is images"),
+            "data.task=regression",
+        ),
     ],
     "data_can_be_exported": [
         (("job.data_format=csv",), ("'csv'", "'trainer'"), "job.data_format=csv"),
@@ -126,6 +135,8 @@ OF_PROGRAMS: Cases = {
     ],
     "objective_is_measured": [
         (("objective.metric=val/f1",), ("'val/f1'", "does not measure"), "objective.metric=val/f1"),
+        ((*NUMBERS, "objective.metric=val/accuracy"), ("'val/accuracy'", "does not measure"), "objective.metric"),
+        (("objective.metric=val/r2",), ("'val/r2'", "does not measure"), "objective.metric=val/r2"),
         (("data.split.fraction=0",), ("'val/loss'", "nothing is kept for validation"), "objective.metric"),
     ],
     "end_is_evaluated": [
@@ -137,6 +148,11 @@ OF_PROGRAMS: Cases = {
             (*SEARCH, "sweep.objectives=[{metric: val/f1, goal: maximize}]"),
             ("sweep.objectives.0.metric", "'val/f1'"),
             "sweep.objectives",
+        ),
+        (
+            (*SEARCH, *NUMBERS, "sweep.constraints=[{metric: val/accuracy, min: 1}]"),
+            ("sweep.constraints.0.metric", "'val/accuracy'"),
+            "sweep.constraints",
         ),
         (
             (*SEARCH, "sweep.constraints=[{metric: memory, max: 1}]"),

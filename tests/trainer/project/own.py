@@ -7,6 +7,7 @@ certain step.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import random
 import signal
@@ -53,6 +54,14 @@ class Net(nn.Module):
                 os.kill(os.getpid(), signal.SIGUSR2)
                 time.sleep(600)
             os.killpg(os.getpgid(0), signal.Signals[what])
+
+
+class Sized(Net):
+    """The same, as large as the data want it."""
+
+    def __init__(self, shape: Any, width: int = 16) -> None:
+        super().__init__(width, inputs=math.prod(shape.input_shape))
+        self.layers[-1] = nn.Linear(width, shape.outputs)
 
 
 class Deep(Net):
@@ -113,6 +122,47 @@ def late_blobs(rows: int) -> tuple[Blobs, TensorDataset]:
     Path(os.environ["FAIRLEAD_MEMBER_DIR"], f"loading-{os.environ['RANK']}").touch()
     time.sleep(600)
     return blobs(rows)
+
+
+def slope(rows: int) -> tuple[TensorDataset, list[tuple[Tensor, float]]]:
+    """Numbers to be predicted; the validation set is read one by one, and has targets that Python makes."""
+    inputs = torch.randn(rows + 30, 10, generator=torch.Generator().manual_seed(1))
+    targets = inputs[:, 0] - 2 * inputs[:, 1] + 1
+    return TensorDataset(inputs[:rows], targets[:rows, None]), [
+        (one, target.item()) for one, target in zip(inputs[rows:], targets[rows:], strict=True)
+    ]
+
+
+def huber(outputs: Tensor, targets: Tensor, delta: float) -> Tensor:
+    """In the target's own units."""
+    return nn.functional.huber_loss(outputs, targets, reduction="none", delta=delta)
+
+
+def mean_of_all(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.mse_loss(outputs, targets)
+
+
+def number(outputs: Tensor, targets: Tensor) -> float:
+    return 0.5
+
+
+class Gaussian:
+    """Of a mean and the logarithm of a variance for each sample."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, log_variance = outputs.unbind(1)
+        return 0.5 * (log_variance + (targets - mean).square() / log_variance.exp())
+
+
+class Learned(nn.Module):
+    """A loss with a weight that nobody trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.weight * (outputs - targets).square()
 
 
 not_callable = 3
