@@ -130,15 +130,17 @@ class Container:
     dockerfile: Word | None = None
     """Path of a Dockerfile, converted and built when it is not there yet, in place of a recipe (extra `dockerfile`). It
     may use FROM ARG ENV RUN COPY WORKDIR LABEL ENTRYPOINT CMD, in one stage; its folder holds what it copies."""
-    accelerators: tuple[Literal["none", "cuda", "rocm", "tpu"], ...] = ("none",)
-    """Accelerator kinds the image's libraries can drive."""
+    accelerators: tuple[Literal["none", "cuda", "rocm", "tpu"], ...] | None = None
+    """Accelerator kinds the image's libraries can drive; `none` is a node without one. None is what the image's own
+    environment says (CUDA_VERSION, NVIDIA_VISIBLE_DEVICES, ROCM_PATH), asked at launch; where that is nothing, any."""
     python: Word = "python3"
     """Interpreter inside the image."""
     writable: bool | None = None
     """Whether the program may write anywhere in its image: each rank into a layer of its own on the node's disk, which
     is removed after the attempt (Apptainer's --overlay: through FUSE, slowly, where the node's kernel lets users mount
-    none). None is: where the image's own entry point runs, in the image's own folder. Every program may write where it
-    starts in the project, in its home, in /tmp and in its folders of the run."""
+    none), and as root of its container, which is you outside, and can give no file to others. None is: where the
+    image's own entry point runs, in the image's own folder. Every program may write where it starts in the project, in
+    its home, in /tmp and in its folders of the run."""
     binds: tuple[Bind, ...] = ()
     env: Mapping[VariableName, Text] = dataclasses.field(default_factory=dict)
     """Environment the program gets besides the contract's own."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf import machine_schema, schema
-from launchers.apptainer import image, image_build, image_pull, sif
+from conf import schema
+from launchers.apptainer import image, image_pull, sif, suited
 from launchers.errors import CommandError, Problem, SpecError
 from launchers.folders import RECIPES, folder_of
 from launchers.freeze import Launch, freeze, plans_for
@@ -102,12 +102,10 @@ def image_of(spec: schema.Spec, pool: schema.Pool) -> Path | None:
 def with_images(launch: Launch, say: Say) -> Launch:
     """The launch with its images, which are built now if they are not there yet."""
 
-    def built(box: machine_schema.Container, site: schema.Site) -> image.BuiltImage | None:
-        if box.runtime == "none":
-            return None
-        return image_build.ensure_built(box, site, RECIPES, folder_of(site.images_dir), say)
+    def built(pool: schema.Pool, site: schema.Site) -> image.BuiltImage | None:
+        return None if pool.container.runtime == "none" else suited.ensure_suited(pool, site, say)
 
-    images = (tuple(built(pool.container, spec.site) for pool in spec.pools) for spec in launch.shapes)
+    images = (tuple(built(pool, spec.site) for pool in spec.pools) for spec in launch.shapes)
     return dataclasses.replace(launch, images=tuple(images))
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from conf import locations, machine_schema, schema
-from launchers.apptainer import cdi, image_pull, registry, sif, signature
+from conf import job_schema, locations, machine_schema, schema
+from launchers.apptainer import cdi, image_pull, registry, sif, signature, suited
 from launchers.apptainer.cdi_specs import found_in
 from launchers.apptainer.container import ContainerPlan
 from launchers.command import output_of
@@ -29,7 +29,7 @@ from launchers.folders import folder_of
 from launchers.host.secret_values import value_of
 from launchers.parts import parts
 from launchers.plan import Plan
-from launchers.programs.ready import NO_SHELL, made_ready, missing_in, scripts_are_frozen
+from launchers.programs.ready import NO_SHELL, made_ready, missing_in, scripts_are_frozen, why_no_program
 from launchers.queue import pool as held
 from launchers.queue import scheduler, slurm, time_limits
 
@@ -97,12 +97,20 @@ def _program_of_ones_own(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
         scripts_are_frozen(spec)
     job = spec.job
     later = job.source is not None or (job.kind == "module" and job.requirements is not None)
+    if plan.pools[0].container is None and job.requirements is not None and why_no_program(spec, None):
+        yield _brought(job.command[0], f"on this host, {socket.gethostname()}")
+        return
     if plan.pools[0].container is None and job.kind != "trainer" and not later:
         (pool,), alone = spec.pools, dataclasses.replace(job, requirements=None)
         pools = (dataclasses.replace(pool, job=alone),)
         made_ready(dataclasses.replace(spec, pools=pools, job=alone), (None,), sys.executable, print)
         if job.kind == "module" or (job.kind == "command" and plan.launcher == "local"):  # else only the nodes know
             yield Finding(True, f"the program is there: {' '.join(job.command[:2]) or job.module}")
+
+
+def _brought(word: str, where: str) -> Finding:
+    """Of a program that is not there, and may be when launch has installed the job's requirements."""
+    return Finding(True, f"{word} is not {where}: it has to come with job.requirements, which launch installs")
 
 
 def _secrets(spec: schema.Spec) -> Iterator[Finding]:
@@ -220,13 +228,14 @@ def _image(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
         return
     wanted = spec.pools[0].container
     if box.image and "://" in box.image:
-        yield _registry(wanted, spec.site)
+        yield _registry(spec.pools[0], spec.site)
         return
     if box.image is None or not Path(box.image).exists():
         recipe = wanted.recipe or wanted.dockerfile
         yield Finding(True, f"the image is not built yet: launch builds it (or: fairlead image build {recipe})")
         return
     sif.runs_on(Path(box.image), wanted.architecture or sif.here())
+    suited.file_must_suit(spec.pools[0], spec.site, Path(box.image))
     if wanted.image is not None:
         signature.verify(Path(box.image), spec.site)
     if wanted.architecture not in (None, sif.here()):
@@ -234,18 +243,20 @@ def _image(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
         return
     inside = [box.executable, "exec", "--contain", "--cleanenv", box.image]
     if spec.job.kind == "command":
-        yield from _program(inside, spec.job.command[0]) if spec.job.command else _entry_point(box)
+        yield from _program(inside, spec.job) if spec.job.command else _entry_point(box)
         return
     said = output_of([*inside, spec.pools[0].container.python, "--version"], timeout_s=120, do=INSPECT)
     yield Finding(True, f"the image runs: {Path(box.image).name}, {said.strip()}")
 
 
-def _registry(box: machine_schema.Container, site: schema.Site) -> Finding:
-    """What launch would pull. Raises SiteError where it could not."""
+def _registry(pool: schema.Pool, site: schema.Site) -> Finding:
+    """What launch would pull. Raises SiteError where it could not, SpecError where it would not."""
+    box = pool.container
     ref = image_pull.reference_of(box)
     signature.refuse_unsignable(ref.scheme, str(ref), site)
     digest = image_pull.pinned(box) or registry.digest_of(ref, site)
     found = registry.manifest_of(ref, digest, box.architecture or sif.here(), site)
+    suited.must_suit(pool, found.cards)
     return Finding(
         True, f"the registry has the image, and launch pulls it: {ref.by(digest)}, {found.size / 1e6:.0f} MB"
     )
@@ -260,8 +271,9 @@ def _entry_point(box: ContainerPlan) -> Iterator[Finding]:
         yield Finding(True, f"the image runs: {name}, by its own entry point")
 
 
-def _program(inside: Sequence[str], word: str) -> Iterator[Finding]:
+def _program(inside: Sequence[str], job: job_schema.Job) -> Iterator[Finding]:
     """Whether an image starts and has a command's program; what is named by its path may come with the project."""
+    word = job.command[0]
     wanted = "sh" if "/" in word else word
     name = Path(inside[-1]).name
     try:
@@ -273,6 +285,8 @@ def _program(inside: Sequence[str], word: str) -> Iterator[Finding]:
         return
     if said.strip():
         yield Finding(True, f"the image runs: {name}" + (f", with {said.strip()}" if wanted == word else ""))
+    elif job.requirements is not None:
+        yield _brought(word, f"in {name}")
     else:
         do = "name a program that is in the image, or the path of one that stands in your project"
         yield _problem(f"the image has no program {word!r}", f"job.command[0], container {name}", do)

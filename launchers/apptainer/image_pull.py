@@ -17,6 +17,7 @@ from conf import machine_schema, reference, schema
 from conf.reference import Reference
 from launchers.apptainer import blob, registry, sif, signature, waiting
 from launchers.apptainer.image import BuiltImage, known_of, record_of, stored
+from launchers.apptainer.made_for import Cards
 from launchers.apptainer.making import Bench, make_once, publish, run_logged
 from launchers.apptainer.waiting import Progress
 from launchers.command import output_of
@@ -46,6 +47,18 @@ def ensure_pulled(
     signature.verify(image, site)
     known = known_of(image)
     return BuiltImage(image, sif.digest_of(image), known["source"], known.get("workdir"))
+
+
+def announced(container: machine_schema.Container, site: schema.Site, images_dir: Path) -> Cards | None:
+    """The cards that an image is made for which is not pulled yet, as its registry says; None where the store has it.
+
+    Raises SiteError when the registry does not answer, refuses or has no such image.
+    """
+    ref, architecture = reference_of(container), container.architecture or sif.here()
+    digest = pinned(container) or registry.digest_of(ref, site)
+    if stored(images_dir, digest, architecture) is not None:
+        return None
+    return registry.manifest_of(ref, digest, architecture, site).cards
 
 
 def reference_of(container: machine_schema.Container) -> Reference:

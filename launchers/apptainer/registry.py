@@ -21,6 +21,7 @@ from urllib.parse import urlencode, urlsplit
 
 from conf import schema
 from conf.reference import HUB, Reference
+from launchers.apptainer.made_for import Cards, cards_of
 from launchers.errors import SiteError
 from launchers.folders import folder_of
 
@@ -45,6 +46,8 @@ class Manifest:
     """sha256 of the SIF, where the registry holds one."""
     workdir: str | None = None
     """Where its entry point starts (WORKDIR), which Apptainer forgets; None where it does not say."""
+    cards: Cards | None = None
+    """Those that it is made for, as far as it says so; a SIF has to be fetched to be asked."""
 
 
 def digest_of(ref: Reference, site: schema.Site) -> str:
@@ -72,9 +75,9 @@ def manifest_of(ref: Reference, digest: str, architecture: str, site: schema.Sit
         other = "oras" if sif else "docker"
         what = f"{ref} is {'a SIF' if sif else 'no SIF'}, which {ref.scheme}:// cannot name"
         raise SiteError(what, "container.image", f"write {other}://{ref.host}/{ref.name}:{ref.tag}")
-    workdir = None if sif else _fits(ref, site, document["config"]["digest"], architecture)
+    says = {} if sif else _fits(ref, site, document["config"]["digest"], architecture)
     size = sum(int(layer["size"]) for layer in layers if sif in (None, layer["digest"]))
-    return Manifest(digest=digest, size=size, sif=sif, workdir=workdir)
+    return Manifest(digest=digest, size=size, sif=sif, workdir=_workdir(says), cards=cards_of(_environment(says)))
 
 
 def blob(ref: Reference, site: schema.Site, digest: str, begin: int) -> HTTPResponse:
@@ -100,17 +103,27 @@ def _of_index(ref: Reference, entries: list[Mapping[str, Any]], architecture: st
     return there[architecture]
 
 
-def _fits(ref: Reference, site: schema.Site, config: str, architecture: str) -> str | None:
-    """A single manifest says in its configuration what it is for; and where its entry point starts."""
+def _fits(ref: Reference, site: schema.Site, config: str, architecture: str) -> Mapping[str, Any]:
+    """How a program of it is started. A single manifest says in its configuration alone for which processors it is."""
     with _ask(ref, site, "GET", f"blobs/{config}", {"Accept": "*/*"}) as answer:
         said = json.loads(answer.read(MOST_BYTES))
-    made_for, workdir = said.get("architecture"), (said.get("config") or {}).get("WorkingDir")
+    made_for = said.get("architecture")
     if made_for and made_for != architecture:
         what = f"{ref} is for {made_for} processors, and has to run on {architecture}"
         raise SiteError(
             what, "container.image", "take another tag, or set container.architecture to what the nodes have"
         )
+    says: Mapping[str, Any] = said.get("config") or {}
+    return says
+
+
+def _workdir(says: Mapping[str, Any]) -> str | None:
+    workdir = says.get("WorkingDir")
     return workdir if isinstance(workdir, str) and workdir.startswith("/") else None
+
+
+def _environment(says: Mapping[str, Any]) -> dict[str, str]:
+    return dict(str(text).partition("=")[::2] for text in says.get("Env") or ())
 
 
 def _checked(ref: Reference, site: schema.Site, digest: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def ranks_fit_the_machine(machine: Machine, accelerator: Accelerator) -> Iterato
 
 
 def container_drives_the_accelerator(container: Container, accelerator: Accelerator) -> Iterator[Finding]:
-    if accelerator.kind not in container.accelerators:
+    if container.accelerators is not None and accelerator.kind not in container.accelerators:
         has = ", ".join(container.accelerators)
         what = f"accelerator.kind is {accelerator.kind!r}, but this container's libraries drive: {has}"
         do = f"choose a container built for it, or say that this one is: container.accelerators=[{accelerator.kind}]"

@@ -19,14 +19,14 @@ from typing import Any
 
 from conf import schema
 from conf.document import from_document, to_document
-from launchers.apptainer import image_build
+from launchers.apptainer import suited
 from launchers.arguments import launch_words
 from launchers.config.check import Checker
 from launchers.config.compose import Composer, Composition, composer
 from launchers.config.patch import Base, Composed
 from launchers.config.where import Places
 from launchers.errors import Problem, SpecError
-from launchers.folders import RECIPES, config_dirs, folder_of
+from launchers.folders import config_dirs
 from launchers.jobs import changed_pools
 from launchers.parts import ranges
 from launchers.plan import Plan, plans_document, plans_from
@@ -247,7 +247,7 @@ def _with_image(group: Asked, say: Callable[[str], None]) -> Asked:
         box = pool.container
         if box.runtime == "none" or (box.image is not None and box.digest is not None):
             return pool
-        image = image_build.ensure_built(box, site, RECIPES, folder_of(site.images_dir), say)
+        image = suited.ensure_suited(pool, site, say)
         box = dataclasses.replace(box, image=str(image.path), digest=image.digest or None, source=image.source)
         return dataclasses.replace(pool, container=box)
 

@@ -23,7 +23,7 @@ from launchers.folders import folder_of
 from launchers.programs import requirements, source, start
 from launchers.programs.interpreter import ASK_S, Interpreter, make_bench
 from launchers.programs.layer import Wanted, ensure_installed
-from launchers.programs.words import Installed
+from launchers.programs.words import SCRIPTS, Installed
 from launchers.run_folder import snapshot
 
 NO_SHELL = '"sh": executable file not found'
@@ -80,10 +80,14 @@ def _one_ready(
         _look_for_torch(box, here)
         return None
     asked = image is None or shutil.which(here.apptainer) is not None
-    if job.kind == "command" and asked:
-        _look_for_command(spec, image)
+    problem = why_no_program(spec, image) if asked else None
+    if problem is not None and job.requirements is None:
+        raise SpecError([problem])
     if (job.kind == "module" and job.source is not None) or job.requirements is not None:
-        return _installed(spec, _of_the_program(job, here), image.digest if image else "", say)
+        ready = _installed(spec, _of_the_program(job, here), image.digest if image else "", say)
+        if problem is not None and not Path(ready.folder, SCRIPTS, *job.command[:1]).is_file():
+            raise SpecError([problem])
+        return ready
     if job.kind == "command" or not asked:
         return None
     if image is not None or job.kind == "module":
@@ -165,19 +169,21 @@ def _look_for_torch(box: machine_schema.Container, here: Interpreter) -> None:
         raise SpecError([Problem(what, f"container.image={here.image}", do)])
 
 
-def _look_for_command(spec: schema.Spec, image: BuiltImage | None) -> None:
+def why_no_program(spec: schema.Spec, image: BuiltImage | None) -> Problem | None:
+    """What is wrong with a job's command, which is not there; what its requirements install is not looked at."""
+    if spec.job.kind != "command":
+        return None
     word = spec.job.command[0] if spec.job.command else ""
-    if image is not None and not missing_in(image.path, spec.site.apptainer, word):
-        return
-    if image is not None:
+    if image is not None and missing_in(image.path, spec.site.apptainer, word):
         what = (
             f"the image has no program {word!r}" if word else "the image has no entry point, and job.command is empty"
         )
         do = "name a program that is in the image, or the path of one that stands in your project"
-        raise SpecError([Problem(what, f"job.command, image {image.path.name}", do)])
-    if spec.launcher.kind == "local" and "/" not in word and shutil.which(word) is None:
+        return Problem(what, f"job.command, image {image.path.name}", do)
+    if image is None and spec.launcher.kind == "local" and "/" not in word and shutil.which(word) is None:
         do = "install it, or write the path of one that stands in your project: job.command=[./program]"
-        raise SpecError([Problem(f"there is no program {word!r} on this machine's PATH", "job.command", do)])
+        return Problem(f"there is no program {word!r} on this machine's PATH", "job.command", do)
+    return None
 
 
 def missing_in(image: Path, apptainer: str, word: str) -> bool:

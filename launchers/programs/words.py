@@ -14,6 +14,8 @@ from launchers.run_folder.record import PROJECT
 
 OURS = "pkg://"
 """In front of a script or a source that comes with Fairlead, as Hydra names a folder inside a package."""
+SCRIPTS = "bin"
+"""Folder of what was installed where its console scripts are (pip install --target)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Installed:
     """A source, requirements or both that were installed for a job."""
 
     folder: str
-    """Where its modules are, seen by every node."""
+    """Where its modules are, seen by every node; its console scripts are below."""
     digest: str
     """Of what is in it, as layer.py computes it."""
     start: tuple[str, ...]

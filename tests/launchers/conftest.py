@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from launchers.run_folder.record import Run
+from tests.launchers.registries import Registry
 
 SUPERVISE = "import sys\n{patch}\nfrom launchers.host import supervise\nsys.exit(supervise.main(sys.argv[1:]))"
 
@@ -50,3 +51,13 @@ def as_a_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """Debian's docker-registry on loopback, without a password."""
+    one = Registry(tmp_path / "registry", private=False)
+    try:
+        yield one.start()
+    finally:
+        one.stop()

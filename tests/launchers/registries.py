@@ -75,17 +75,19 @@ class Registry:
         path.write_text(json.dumps({"auths": {self.host: {"auth": auth}}}))
         return path
 
-    def push(self, name: str, tag: str, word: str = "", architecture: str = "amd64") -> str:
-        """An image that holds a shell and a file with a word; its digest."""
-        return self.push_layer(name, tag, _layer(word, 0xB7 if architecture == "arm64" else 0x3E), architecture)
+    def push(self, name: str, tag: str, word: str = "", architecture: str = "amd64", env: tuple[str, ...] = ()) -> str:
+        """An image that holds a shell and a file with a word, with these variables; its digest."""
+        return self.push_layer(name, tag, _layer(word, 0xB7 if architecture == "arm64" else 0x3E), architecture, env)
 
-    def push_layer(self, name: str, tag: str, raw: bytes, architecture: str = "amd64") -> str:
+    def push_layer(
+        self, name: str, tag: str, raw: bytes, architecture: str = "amd64", env: tuple[str, ...] = ()
+    ) -> str:
         """An image of one layer, a tar; its digest."""
         layer = gzip.compress(raw, mtime=0)
         config = {
             "architecture": architecture,
             "os": "linux",
-            "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"], "WorkingDir": "/app"},
+            "config": {"Env": ["PATH=/bin", *env], "Cmd": ["/bin/sh"], "WorkingDir": "/app"},
             "rootfs": {"type": "layers", "diff_ids": [_digest(raw)]},
         }
         text = json.dumps(config).encode()

@@ -31,15 +31,6 @@ CANARY = "bGFiOmEgc2VjcmV0IHdvcmQ="  # both, as base64 has them
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    one = Registry(tmp_path / "registry", private=False)
-    try:
-        yield one.start()
-    finally:
-        one.stop()
-
-
-@pytest.fixture
 def private(tmp_path: Path) -> Iterator[Registry]:
     one = Registry(tmp_path / "private", private=True)
     try:
