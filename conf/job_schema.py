@@ -115,9 +115,9 @@ class Job:
     from, and from nowhere else. None asks the package index that your pip asks."""
     requirements: Word | None = None
     """A requirements.txt as pip reads it, relative to where you launch, for every kind but trainer: installed at launch
-    beside what the image (or the host's Python) has, once for each content, and with what `source` installs. For the
-    Python that a command begins with, else container.python or Fairlead's own. It may include files of the project and
-    name hashes (--hash); a password in an address it has as a variable, ${NAME}."""
+    beside what the image (or the host's Python) has, once for each content, and with what `source` installs; its
+    console scripts stand on PATH. For the Python that a command begins with, else container.python or Fairlead's own.
+    It may include files of the project and name hashes (--hash); a password in an address it has as ${NAME}."""
     data_format: Literal["jsonl", "csv"] | None = None
     """The splits of section `data` are written as files of this format before the program starts, for $AIP_DATA_FORMAT,
     $AIP_TRAINING_DATA_URI, $AIP_VALIDATION_DATA_URI and, where `data.split` declares a test, $AIP_TEST_DATA_URI:

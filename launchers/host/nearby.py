@@ -38,8 +38,9 @@ def main(argv: Sequence[str]) -> NoReturn:
     _event(settings, settings["begin"])
     environment = _initial_environment()
     if not settings["boxed"]:
-        path = os.fsdecode(environment.get(b"PYTHONPATH", b""))
-        environment[b"PYTHONPATH"] = os.fsencode(":".join(found.get(part, part) for part in path.split(":")))
+        for name in (n for n in (b"PYTHONPATH", b"PATH") if n in environment):
+            parts = os.fsdecode(environment[name]).split(":")
+            environment[name] = os.fsencode(":".join(_moved(part, found) for part in parts))
     words = moved(words, found, boxed=settings["boxed"])
     try:
         os.execvpe(words[0], words, environment)
@@ -56,13 +57,19 @@ def moved(words: Sequence[str], found: Mapping[str, str], *, boxed: bool) -> lis
     words = list(words)
     for path, copy in found.items():
         if not boxed:
-            words = [copy + word[len(path) :] if word.startswith(f"{path}/") else word for word in words]
+            words = [_moved(word, {path: copy}) for word in words]
             continue
         mount = words_of([Mount(source=path, target=path)])[1]
         for old, new in ((mount, words_of([Mount(source=copy, target=path)])[1]), (path, copy)):
             if old in words:
                 words[words.index(old)] = new
     return words
+
+
+def _moved(word: str, found: Mapping[str, str]) -> str:
+    """A path that is copied, or below one that is, in its copy."""
+    here = ((path, copy) for path, copy in found.items() if word == path or word.startswith(f"{path}/"))
+    return next((copy + word[len(path) :] for path, copy in here), word)
 
 
 def _found(settings: Mapping[str, Any], told: Any) -> tuple[dict[str, str], list[str]]:

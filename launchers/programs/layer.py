@@ -2,6 +2,7 @@
 has.
 
     RUNS/.layers/<name>-<key>/modules/     what PYTHONPATH names; mounted read-only where there is a container
+    RUNS/.layers/<name>-<key>/modules/bin/ console scripts, which PATH names
     RUNS/.layers/<name>-<key>/layer.json   digest, files and packages; both are there only when they are whole
                                            (the folder's time is when a launch last used it: layer_pruning.py)
     RUNS/.layers/<name>-<key>.log          what pip said
