@@ -15,6 +15,8 @@ from launchers.queue.in_pool import Place
 from launchers.queue.slurm import client_environment
 
 REMOVE_S = 60.0
+REMOVE = 'rm -rf -- "$@" 2>/dev/null || { chmod -R u+rwX -- "$@" 2>/dev/null; rm -rf -- "$@"; }'
+"""Python leaves what the kernel's overlay makes unreadable, and rm what a program did, unless root calls it."""
 
 
 def is_on_one_host(plan: Plan) -> bool:
@@ -38,7 +40,7 @@ def where(place: Place) -> tuple[str, ...]:
 
 def remove_folders(folders: Sequence[str], plan: Plan) -> None:
     """Leave no node with what an attempt had on its own disk and in its memory. A node that is gone keeps it."""
-    remove = ["rm", "-rf", "--", *folders]  # Python leaves what the kernel's overlay makes unreadable
+    remove = ["sh", "-c", REMOVE, "sh", *folders]
     if is_on_one_host(plan):
         with contextlib.suppress(CommandError):
             output_of(remove, timeout_s=REMOVE_S)
