@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -149,11 +150,12 @@ def _running(argv: list[str], port: int, env: Mapping[str, str] | None = None) -
 
 class Line:
     """A connection to a server that can break: each of the first connections is cut, or goes silent, after so many
-    bytes of answer."""
+    bytes of answer. It may be slow."""
 
-    def __init__(self, address: str, cuts: list[int], goes_silent: bool = False) -> None:
+    def __init__(self, address: str, cuts: list[int], goes_silent: bool = False, bytes_per_s: float = math.inf) -> None:
         host, _, port = address.removeprefix("http://").partition(":")
         self._server, self._cuts, self._goes_silent = (host, int(port)), list(cuts), goes_silent
+        self._bytes_per_s = bytes_per_s
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.broken = 0
@@ -183,6 +185,7 @@ class Line:
                     break
                 left = None if left is None else left - len(piece)
                 client.sendall(piece)
+                time.sleep(len(piece) / self._bytes_per_s)
             client.shutdown(socket.SHUT_RDWR)  # closing alone says nothing while the pump reads from it
 
 
