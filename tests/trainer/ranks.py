@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf.document import to_document
 from conf.job_schema import Job
@@ -21,6 +21,9 @@ from conf.train_schema import Train
 from launchers.jobs.goodput import goodput, tried
 from launchers.run_folder import record
 from tests.trainer.warm import Warm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Process = Warm | subprocess.Popen[bytes]
 ROOT = Path(__file__).parents[2]
@@ -151,6 +154,20 @@ def phases(run: Member, started: float, ended: float) -> Mapping[str, float]:
     (run.attempt / "started.json").write_text(json.dumps({"started": started}))
     (run.attempt / "outcome.json").write_text(json.dumps({"ended": ended}))
     return goodput(tried(record.Member(run.path), [], None)).seconds
+
+
+def weights(member: Member) -> dict[str, Tensor]:
+    """Of the model that it has left."""
+    from safetensors.torch import load_file
+
+    return load_file(member.path / "model" / "model.safetensors")
+
+
+def assert_same(ours: Member, theirs: Member) -> None:
+    """Both have left the same model, but for the last digits that a sum over ranks may change."""
+    ours_weights, theirs_weights = weights(ours), weights(theirs)
+    assert ours_weights.keys() == theirs_weights.keys()
+    assert all(ours_weights[name].allclose(theirs_weights[name], atol=1e-5) for name in ours_weights)
 
 
 def free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,13 @@ def png(image: Image.Image) -> bytes:
     """The image as a file."""
     out = io.BytesIO()
     image.save(out, "PNG")
+    return out.getvalue()
+
+
+def npy(array: Any) -> bytes:
+    """The array as a file."""
+    out = io.BytesIO()
+    np.save(out, array)
     return out.getvalue()
 
 

@@ -22,7 +22,7 @@ from webdataset import tariterators
 
 from conf.schema import Component
 from tests.trainer.ranks import Member
-from tests.trainer.samples import HOSTILE, WHOLE, coloured, everything, png
+from tests.trainer.samples import HOSTILE, WHOLE, coloured, everything, npy, png
 from trainer.data import shards
 from trainer.data.feed import Feed
 from trainer.data.order import Order
@@ -305,11 +305,6 @@ def test_webdataset_all_problems_of_all_shards_are_said_at_once(tmp_path: Path) 
     ],
 )
 def test_webdataset_array_that_does_not_fit_is_named(tmp_path: Path, content: Any, words: str) -> None:
-    def npy(value: Any) -> bytes:
-        out = io.BytesIO()
-        np.save(out, value)
-        return out.getvalue()
-
     bad = content if isinstance(content, bytes) else npy(content)
     members = [("1.npy", npy(np.zeros(4))), ("1.cls", b"0"), ("2.npy", bad), ("2.cls", b"1")]
     data = load(packed(tmp_path / "a.tar", members), input=("npy",))

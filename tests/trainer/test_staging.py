@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from conf.schema import Component, Staging
 from tests.trainer import servers
-from tests.trainer.ranks import Member
+from tests.trainer.ranks import Member, assert_same
 from trainer.data import locations, node, patience, staging, transfer
 from trainer.insight.heartbeat import Beat
 from trainer.insight.spool import Ledger
@@ -60,16 +58,6 @@ def web(tables: Path, tmp_path: Path) -> Iterator[str]:
 def table(path: object) -> dict[str, Any]:
     data = Component(kind="table", options={"path": str(path), "glob": "*.csv", "target": "kind"})
     return {"data": data, "model": Component(kind="mlp"), "train": {"max_steps": 4, "batch_size": 4}}
-
-
-def weights(member: Member) -> dict[str, torch.Tensor]:
-    return load_file(member.path / "model" / "model.safetensors")
-
-
-def assert_same(ours: Member, theirs: Member) -> None:
-    ours_weights, theirs_weights = weights(ours), weights(theirs)
-    assert ours_weights.keys() == theirs_weights.keys()
-    assert all(torch.allclose(ours_weights[name], theirs_weights[name], atol=1e-5) for name in ours_weights)
 
 
 def fetched(tmp_path: Path) -> list[str]:

@@ -78,7 +78,7 @@ def _sides(split: Split, chunk: Chunk) -> np.ndarray:
     if "train" not in taken:
         taken["train"] = ~np.logical_or.reduce(list(taken.values()))
     if (twice := np.flatnonzero(sum(mask.astype("u1") for mask in taken.values()) > 1)).size:
-        row = f"row {chunk.first_row + int(twice[0])} of {chunk.shown}"
+        row = f"{chunk.row(int(twice[0]))} of {chunk.shown}"
         both = [f"data.split.{key}" for key in KEYS if key in taken and taken[key][twice[0]]]
         what = f"{row} is taken by both {' and '.join(both)}"
         raise UserError(what, "data.split", "write filters that no row passes together")

@@ -33,7 +33,8 @@ FEATURES, TARGETS, ASIDE = "features.bin", "targets.bin", "aside.bin"
 class Wanted:
     """Which columns, and what they are for."""
 
-    target: str
+    target: str | None
+    """None where the classes lie elsewhere, too."""
     features: tuple[str, ...]
     """None where samples are images, whose classes alone lie here."""
     numbers: bool = False
@@ -53,7 +54,7 @@ class Matrix:
     features: np.ndarray
     """float32, rows x columns."""
     targets: np.ndarray
-    """A class for each row, int32, or a number, float64."""
+    """A class for each row, int32, or a number, float64; empty where they lie elsewhere."""
     labels: tuple[str, ...]
     """What class 0, 1, ... is called."""
     digest: str
@@ -75,12 +76,17 @@ def matrix_of(records: Records, wanted: Wanted) -> Matrix:
         aside = files.mapped(folder / ASIDE, made["aside"], rows)
     return Matrix(
         features=features,
-        targets=files.mapped(folder / TARGETS, "<f8" if wanted.numbers else "<i4", rows),
+        targets=_targets(folder, wanted, rows),
         labels=tuple(made["labels"]),
         digest=made["sha256"],
         values=Labels(aside, tuple(made["values"])) if wanted.values and aside is not None else None,
         moments=aside if wanted.moments else None,
     )
+
+
+def _targets(folder: Path, wanted: Wanted, rows: int) -> np.ndarray:
+    kind = "<f8" if wanted.numbers else "<i4"
+    return files.mapped(folder / TARGETS, kind, rows) if wanted.target else np.empty(0, dtype=kind)
 
 
 def _write(records: Records, wanted: Wanted, folder: Path) -> Mapping[str, Any]:
@@ -90,13 +96,13 @@ def _write(records: Records, wanted: Wanted, folder: Path) -> Mapping[str, Any]:
     rows, aside = 0, ""
     with ExitStack() as stack:
         features = stack.enter_context((folder / FEATURES).open("wb"))
-        targets = kind(wanted.target, stack.enter_context((folder / TARGETS).open("wb")))
+        targets = kind(wanted.target or "", stack.enter_context((folder / TARGETS).open("wb")))
         values = Coded(wanted.values or "", stack.enter_context((folder / ASIDE).open("wb")))
         for chunk in records.read(kinds):
             features.write(_numbers(chunk, wanted).tobytes())
             targets.add(chunk)
+            values.add(chunk)
             if wanted.values:
-                values.add(chunk)
                 aside = "<i4"
             if wanted.moments:
                 moments = _moments(chunk, wanted.moments)
@@ -105,7 +111,9 @@ def _write(records: Records, wanted: Wanted, folder: Path) -> Mapping[str, Any]:
             rows += chunk.batch.num_rows
     if not rows:
         raise UserError("the table has no rows", f"{records.key}: {records.shown}", "choose data with rows")
-    ordered = in_their_order(records, targets, folder / TARGETS) if isinstance(targets, Coded) else []
+    ordered = []
+    if wanted.target and isinstance(targets, Coded):
+        ordered = in_their_order(records, targets, folder / TARGETS)
     document = {"rows": rows, "labels": ordered, "aside": aside, "values": list(values.seen)}
     return {**document, "sha256": _digest(folder, [rows, wanted.features, ordered])}
 
@@ -114,9 +122,10 @@ def _kinds(records: Records, wanted: Wanted) -> dict[str, Any]:
     """The type as which each column is read, as the first file has it."""
     arrow = needed("pyarrow", "pyarrow", "data.kind: table")
     there = records.types
-    numbers = (*wanted.features, wanted.target) if wanted.numbers else wanted.features
+    target = (wanted.target,) if wanted.target else ()
+    numbers = (*wanted.features, *(target if wanted.numbers else ()))
     kinds = {name: there[name] if arrow.types.is_boolean(there[name]) else arrow.float64() for name in numbers}
-    for name in filter(None, (None if wanted.numbers else wanted.target, wanted.values)):
+    for name in (*(() if wanted.numbers else target), *((wanted.values,) if wanted.values else ())):
         # Text of a CSV stays as it was written: its first lines do not say whether «1» is a number or a name.
         kinds[name] = arrow.string() if records.guessed else label_kind(there[name])
     if wanted.moments:

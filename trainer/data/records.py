@@ -1,4 +1,7 @@
-"""Where do a table's rows come from? Files, a query, a Hugging Face data set: to the rest they are batches."""
+"""Where do a table's rows come from? Files, a query, a Hugging Face data set: to the rest they are batches.
+
+So is what stands beside samples that are no rows of a table (beside.py).
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,12 @@ class Chunk:
     first_row: int
     key: str
     """Option that says where they come from."""
+    named: Callable[[int], str] | None = None
+    """Names a row by its place here; None where rows go by their numbers."""
+
+    def row(self, place: int) -> str:
+        """One of the rows for a message."""
+        return self.named(place) if self.named else f"row {self.first_row + place}"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data import files, labels
+from trainer.data import fields, files, labels
+from trainer.data.fields import Fields, Stored
 from trainer.data.files import File
 from trainer.data.splits import few
 from trainer.data.staged import staged
@@ -49,6 +50,8 @@ class Wanted:
     """Extension of the class's part."""
     field: str | None = None
     """Of a .json target: the name of the class's value in it."""
+    beside: tuple[str, ...] = ()
+    """Fields of each sample's .json that the split goes by."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Problems:
         """Raises UserError when there are any."""
         if self.count:
             more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
-            do = "write the shards anew, take them out, or name other parts (data.input, data.target)"
+            do = "write the shards anew, take them out, or name other parts (data.input, data.target, data.split)"
             raise UserError("; ".join(self.words) + more, "data.path", do)
 
 
@@ -87,6 +90,8 @@ class Index:
     classes: np.ndarray
     labels: tuple[str, ...]
     digest: str
+    fields: Stored
+    """What stands beside the samples, in their order."""
 
 
 def index_of(found: Sequence[File], wanted: Wanted) -> Index:
@@ -100,6 +105,7 @@ def index_of(found: Sequence[File], wanted: Wanted) -> Index:
         classes=files.mapped(folder / CLASSES, "<i4", made["count"]),
         labels=tuple(made["labels"]),
         digest=made["sha256"],
+        fields=Stored(folder / fields.STORE, tuple(made["there"]), made["times"]),
     )
 
 
@@ -110,6 +116,13 @@ def read(file: File, offset: int, size: int) -> bytes:
         what = f"{file.shown} has fewer bytes than when it was looked through"
         raise UserError(what, "data.path", "leave shards as they are while a run reads them, and start again")
     return content
+
+
+def key_at(file: File, offset: int) -> str:
+    """The name of the sample whose input begins at an offset, likewise."""
+    name = name_at(file, offset)
+    named = NAME.fullmatch(name)
+    return named[1] if named else name
 
 
 def name_at(file: File, offset: int) -> str:
@@ -135,8 +148,8 @@ def _opened(file: File) -> Opened:
 
 
 def _look_through(found: Sequence[File], wanted: Wanted, folder: Path) -> Mapping[str, Any]:
-    """Headers of all members, and the contents of the targets."""
-    problems, seen = Problems(), dict[str, int]()
+    """Headers of all members, and the contents of the targets and of what stands beside them."""
+    problems, seen, beside = Problems(), dict[str, int](), Fields(wanted.beside)
     places, classes = array("q"), array("i")
     for number, file in enumerate(found):
         for sample in _samples(file, problems):
@@ -144,6 +157,8 @@ def _look_through(found: Sequence[File], wanted: Wanted, folder: Path) -> Mappin
             if len(chosen) != 1:
                 problems.add(file, _not_one(sample, wanted.inputs, len(chosen)))
             label = _label(file, sample, wanted, problems)
+            if wanted.beside:
+                _gather(file, sample, beside, problems)
             if len(chosen) == 1 and label is not None:
                 places.extend((number, *chosen[0]))
                 classes.append(seen.setdefault(label, len(seen)))
@@ -156,7 +171,7 @@ def _look_through(found: Sequence[File], wanted: Wanted, folder: Path) -> Mappin
     table.tofile(folder / PLACES)
     final.tofile(folder / CLASSES)
     digest = _digest(found, table, [ordered[number] for number in final])
-    return {"count": len(table), "labels": ordered, "sha256": digest}
+    return {"count": len(table), "labels": ordered, "sha256": digest, **beside.write(folder)}
 
 
 def _samples(file: File, problems: Problems) -> Iterator[Sample]:
@@ -240,6 +255,14 @@ def _label(file: File, sample: Sample, wanted: Wanted, problems: Problems) -> st
         why = f"it has no {wanted.field!r}"
     problems.add(file, f"has a .{wanted.target} without a class for sample {sample.key!r}: {why}")
     return None
+
+
+def _gather(file: File, sample: Sample, beside: Fields, problems: Problems) -> None:
+    """What stands beside a sample."""
+    if fields.PART not in sample.parts:
+        problems.add(file, _not_one(sample, [fields.PART], 0))
+    elif wrong := beside.add(read(file, *sample.parts[fields.PART])):
+        problems.add(file, f"has a .{fields.PART} that no split can go by for sample {sample.key!r}: {wrong}")
 
 
 def _digest(found: Sequence[File], places: np.ndarray, classes: Sequence[str]) -> str:

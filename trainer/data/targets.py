@@ -26,10 +26,13 @@ class Coded:
     """A column of labels, written as numbers in the order in which labels first come."""
 
     name: str
+    """Empty where there is no such column."""
     out: BinaryIO
     seen: dict[str, int] = field(default_factory=dict)
 
     def add(self, chunk: Chunk) -> None:
+        if not self.name:
+            return
         texts = texts_of(chunk, self.name).dictionary_encode()
         places = [self.seen.setdefault(label, len(self.seen)) for label in texts.dictionary.to_pylist()]
         self.out.write(np.array(places, dtype="<i4")[texts.indices.to_numpy()].tobytes())
@@ -83,7 +86,7 @@ def refuse(bad: Any, what: str, chunk: Chunk, do: str = CORRECT) -> None:
     """Raises UserError when any row is bad."""
     rows = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
     if len(rows):
-        said = f"{chunk.shown} {what}: row {chunk.first_row + int(rows[0])}"
+        said = f"{chunk.shown} {what}: {chunk.row(int(rows[0]))}"
         raise UserError(said, chunk.key, do)
 
 

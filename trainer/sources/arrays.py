@@ -5,6 +5,7 @@ Inputs are mapped into memory, never copied whole: those of a .npz file are unpa
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import shutil
 import zipfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from conf.bounds import Text, group
-from trainer.data import files, moments, splits
+from trainer.data import beside, files, moments, splits
 from trainer.data.splits import By, Split
 from trainer.data.staged import staged
 from trainer.failure import UserError
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from trainer.data.records import Records
     from trainer.data.splits import Part
 
-WAYS: tuple[By, ...] = ("stratified", "random", "end")
+WAYS: tuple[By, ...] = ("stratified", "random", "end", "column", "time", "filter")
 KEPT = ("validation", "test")
 PIECE_BYTES = 1 << 26
 
@@ -60,6 +62,7 @@ class Options:
     channels_last: bool = False
     """Images are samples x height x width x channels, as TensorFlow has them."""
     split: Split = Split(fraction=0.1)
+    """By column, time and filter: any array that lies beside, of one dimension, with a value for each sample."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,8 @@ class Rows:
 def preview(options: Options) -> Preview:
     """Images or numbers."""
     wrong = splits.mistakes(options.split, splits.ways_of(options.task, WAYS))
-    if options.split.test_fraction and (options.validation or options.test):
-        do = "leave data.split.test_fraction out, and name the arrays of the test: data.test=[x_test,y_test]"
+    if splits.tests(options.split) and (options.validation or options.test):
+        do = "leave the split's test out, and name the arrays of the test: data.test=[x_test,y_test]"
         wrong = (*wrong, ("parts of data are kept apart already, and the split keeps a test", "data.split", do))
     kept = options.validation is not None or splits.keeps(options.split, splits.own_way(options.task))
     return Preview(options.form, kept, wrong, task=options.task)
@@ -148,9 +151,10 @@ def load(options: Options) -> Data:
     """
     import numpy as np
 
-    pairs = _pairs(options)
+    there = _there(options, _keys(options))
+    pairs = _pairs(options, there)
     inputs, targets = pairs["train"]
-    parts = _parts(options, targets)
+    parts = _parts(options, targets, there)
     scaled = None
     if options.task == "regression":
         scaled = moments.of_target(targets, parts[0], options.standardise_target)
@@ -181,19 +185,38 @@ def load(options: Options) -> Data:
     return data_of_parts(Shape("classification", form, "float32", classes), rows, card)
 
 
-def _parts(options: Options, targets: np.ndarray) -> tuple[Part, ...]:
+def _parts(options: Options, targets: np.ndarray, there: Mapping[str, Named]) -> tuple[Part, ...]:
     if options.validation:
         return (range(len(targets)),)
-    classes = targets if options.task == "classification" else None
-    return splits.parts(options.split, splits.Rows(len(targets), classes), splits.own_way(options.task))
+    aside = {name: there[name] for name in beside.names_of(options.split)}
+    known = splits.Rows(len(targets), targets if options.task == "classification" else None)
+    rows = beside.rows_of(options.split, known, partial(_records, options, aside, len(targets)))
+    return splits.parts(options.split, rows, splits.own_way(options.task))
 
 
-def _pairs(options: Options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _records(options: Options, aside: Mapping[str, Named], count: int) -> Records:
+    """The arrays that the split goes by, as columns."""
+    arrays = {name: named.mapped() for name, named in aside.items()}
+    for name, array in arrays.items():
+        if array.ndim == 1 and len(array) != count:
+            what = f"{aside[name].shown} has {len(array)} values, and there are {count} samples"
+            raise UserError(what, "data.split", "name an array of these samples, with a value for each")
+    seen = [file for named in aside.values() for file in files.found(str(named.path), "")]
+    return beside.of_arrays(files.shown(options.path), (list(aside), files.identity(seen)), arrays)
+
+
+def _keys(options: Options) -> dict[str, str]:
+    """Each array that is used, and the option that names it."""
+    found = {} if options.validation else dict.fromkeys(beside.names_of(options.split), "data.split")
+    found |= {name: f"data.{part}" for part in KEPT for name in getattr(options, part) or ()}
+    return found | {options.targets: "data.targets", options.inputs: "data.inputs"}
+
+
+def _pairs(options: Options, there: Mapping[str, Named]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Inputs and targets of what trains, and of each part that is kept apart already."""
     targets_of = _labels if options.task == "classification" else _numbers
     names = {"train": (options.inputs, options.targets), "validation": options.validation, "test": options.test}
     wanted = {part: pair for part, pair in names.items() if pair}
-    there = _there(options, sorted({name for pair in wanted.values() for name in pair}))
     pairs = {part: (there[x].mapped(), targets_of(there[y])) for part, (x, y) in wanted.items()}
     shape = pairs["train"][0].shape[1:]
     for part, (inputs, labels) in pairs.items():
@@ -247,33 +270,33 @@ def _one_each(named: Named) -> np.ndarray:
     return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 
-def _there(options: Options, names: list[str]) -> dict[str, Named]:
+def _there(options: Options, keys: Mapping[str, str]) -> dict[str, Named]:
     """Each array as a .npy file on this node."""
-    root = Path(options.path)
+    root, names = Path(options.path), sorted(keys)
     with files.readable(root):
         if root.is_dir():
-            return {name: Named(_file_of(root, name), files.shown(root / f"{name}.npy")) for name in names}
+            return {name: Named(_file_of(root, name, keys), files.shown(root / f"{name}.npy")) for name in names}
         (archive,) = files.found(options.path, "", (".npz",))
         content = ("arrays", files.identity([archive]), names)
-        folder, _ = staged(content, partial(_unpacked, archive.path, names))
+        folder, _ = staged(content, partial(_unpacked, archive.path, keys))
     return {name: Named(folder / f"{number}.npy", f"{name} of {archive.shown}") for number, name in enumerate(names)}
 
 
-def _file_of(folder: Path, name: str) -> Path:
+def _file_of(folder: Path, name: str, keys: Mapping[str, str]) -> Path:
     path = folder / f"{name}.npy"
     if not path.is_file():
-        raise _no_array(name, files.shown(folder), sorted(p.stem for p in folder.glob("*.npy")))
+        raise _no_array(name, keys, files.shown(folder), sorted(p.stem for p in folder.glob("*.npy")))
     return path
 
 
-def _unpacked(archive: Path, names: list[str], folder: Path) -> Mapping[str, Any]:
+def _unpacked(archive: Path, keys: Mapping[str, str], folder: Path) -> Mapping[str, Any]:
     """The members by their numbers: a name may be any text."""
     try:
         with zipfile.ZipFile(archive) as members:
-            for number, name in enumerate(names):
+            for number, name in enumerate(sorted(keys)):
                 if f"{name}.npy" not in members.namelist():
                     known = [known.removesuffix(".npy") for known in members.namelist()]
-                    raise _no_array(name, files.shown(archive), known)
+                    raise _no_array(name, keys, files.shown(archive), known)
                 with members.open(f"{name}.npy") as packed, (folder / f"{number}.npy").open("wb") as out:
                     shutil.copyfileobj(packed, out, PIECE_BYTES)
     except (zipfile.BadZipFile, zlib.error, EOFError) as e:
@@ -282,8 +305,7 @@ def _unpacked(archive: Path, names: list[str], folder: Path) -> Mapping[str, Any
     return {}
 
 
-def _no_array(name: str, where: str, known: list[str]) -> UserError:
-    has = ", ".join(map(repr, known[:8])) or "none"
-    return UserError(
-        f"{where} has no array {name!r} (it has: {has})", "data.inputs", "name one in data.inputs or targets"
-    )
+def _no_array(name: str, keys: Mapping[str, str], where: str, known: list[str]) -> UserError:
+    near = difflib.get_close_matches(name, known, n=1)
+    do = f"did you mean {near[0]!r}?" if near else "name one that it has"
+    return UserError(f"{where} has no array {name!r} (it has: {splits.few(known) or 'none'})", keys[name], do)

@@ -7,17 +7,19 @@ every other source, and a run goes on exactly on another number of ranks. Shards
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.bounds import Count, Text, group
-from trainer.data import files, pixels, splits, windows
+from trainer.data import beside, files, pixels, splits, windows
 from trainer.data.pixels import Look, Pictures
-from trainer.data.splits import By, Finding, Labels, Rows, Split
+from trainer.data.records import Chunk, Records, Types
+from trainer.data.splits import By, Finding, Split
 from trainer.failure import UserError
+from trainer.packages import needed
 from trainer.sources import Card, Data, Form, Preview, Shape, data_of_parts
 
 if TYPE_CHECKING:
@@ -28,10 +30,11 @@ if TYPE_CHECKING:
     from trainer.data.shards import Index
     from trainer.data.splits import Part
 
-WAYS: tuple[By, ...] = ("stratified", "random", "end", "column")
+WAYS: tuple[By, ...] = ("stratified", "random", "end", "column", "time", "filter")
 TEXT_WAYS: tuple[By, ...] = ("end", "random")
-COLUMNS = ("shard", "folder")
-"""What a split by column can go by: a shard's name below `path`, or the first folder, as in path/train/0001.tar."""
+OWN: Mapping[str, Callable[[str], str]] = {"shard": str, "folder": lambda name: name.partition("/")[0]}
+"""What a split can go by beside the fields of a .json: a shard's name below `path`, or its first folder, as in
+path/train/0001.tar. A field of such a name is not seen."""
 IMAGES, ARRAYS, TEXTS = ("jpg", "jpeg", "png", "webp"), ("npy",), ("txt",)
 TARGETS = ("cls", "txt", "json")
 PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
@@ -54,13 +57,14 @@ class Options(Look):
     context_length: Count = 128
     """Of texts: bytes a sample shows; each byte's target is the one that follows."""
     split: Split = Split()
+    """By column, time and filter: `shard`, `folder`, and the fields of the .json that each sample then has."""
 
 
 def preview(options: Options) -> Preview:
     """Images or bytes; what arrays are, only they say."""
     form = _form(options)
     ways = TEXT_WAYS if form == "tokens" else WAYS
-    wrong = (*_of_parts(options), *splits.mistakes(options.split, ways, COLUMNS), *pixels.mistakes(options))
+    wrong = (*_of_parts(options), *splits.mistakes(options.split, ways), *pixels.mistakes(options))
     return Preview(form, splits.keeps(options.split, ways[0]), wrong)
 
 
@@ -132,8 +136,10 @@ def load(options: Options) -> Data:
     inputs = tuple(name.lower() for name in options.input)
     if _form(options) == "tokens":
         return _texts(options, found, shards.index_of(found, shards.Wanted(inputs, None)))
-    index = shards.index_of(found, shards.Wanted(inputs, options.target.lower(), options.field))
-    rows = Rows(len(index.classes), index.classes, _column(options.split, found, index.places))
+    aside = tuple(name for name in beside.names_of(options.split) if name not in OWN)
+    index = shards.index_of(found, shards.Wanted(inputs, options.target.lower(), options.field, aside))
+    known = splits.Rows(len(index.classes), index.classes)
+    rows = beside.rows_of(options.split, known, partial(_records, options.path, found, index))
     chosen = splits.parts(options.split, rows, "stratified")
     read = partial(_contents, found, index)
     shape = options.shape if _form(options) == "images" else _array(*next(read([0]))).shape
@@ -159,15 +165,31 @@ def load(options: Options) -> Data:
     return pixels.augmented(data_of_parts(whole, list(map(samples, chosen)), card))
 
 
-def _column(split: Split, found: Sequence[File], places: np.ndarray) -> Labels | None:
-    """What a split by column goes by."""
-    if split.by != "column":
-        return None
+def _records(path: str, found: Sequence[File], index: Index) -> Records:
+    """What stands beside the samples, shard by shard."""
     import numpy as np
 
-    texts = [file.name if split.column == "shard" else file.name.partition("/")[0] for file in found]
-    names = tuple(dict.fromkeys(texts))
-    return Labels(np.array([names.index(text) for text in texts], dtype=np.int32)[places[:, 0]], names)
+    arrow = needed("pyarrow", "pyarrow", beside.WHERE)
+    numbers, offsets = index.places[:, 0], index.places[:, 1]
+    ends = np.searchsorted(numbers, np.arange(len(found) + 1)).tolist()
+
+    def read(wanted: Types) -> Iterator[Chunk]:
+        fields = index.fields.read({name: kind for name, kind in wanted.items() if name not in OWN})
+        for file, begin, end in zip(found, ends, ends[1:], strict=False):
+            shown = file.name.encode(errors="replace").decode()
+            own = {name: arrow.repeat(of(shown), end - begin) for name, of in OWN.items()}
+            columns = [own[name] if name in OWN else fields[name][begin:end] for name in wanted]
+            batch = arrow.RecordBatch.from_arrays(columns, list(wanted))
+            yield Chunk(batch, file.shown, begin, "data.path", partial(_sample, file, offsets[begin:end]))
+
+    types = index.fields.types() | dict.fromkeys(OWN, arrow.string())
+    return Records(files.shown(path), "data.path", (files.identity(found), index.digest), types, False, read)
+
+
+def _sample(shard: File, offsets: np.ndarray, row: int) -> str:
+    from trainer.data import shards
+
+    return f"sample {shards.key_at(shard, int(offsets[row]))!r}"
 
 
 def _texts(options: Options, found: Sequence[File], index: Index) -> Data:
