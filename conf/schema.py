@@ -49,8 +49,9 @@ class Component:
 
 @group
 class Staging:
-    """How data get onto the disk of a node before anything is read. What lies at an address always does, once per node
-    and content: its ranks, later members and attempts find it there."""
+    """How data get onto the disk of a node before anything is read. What lies at an address always does, whole
+    (all that `data.glob` names: none is streamed), once per node and content: ranks, later members and attempts find
+    it there."""
 
     copy: bool = False
     """Copy the files of a `data.path` that is no address too: for disks that many nodes share."""

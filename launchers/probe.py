@@ -301,7 +301,8 @@ def _address(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
     where = [box.executable, "exec", "--contain", "--cleanenv", str(box.image)] if box else []
     script = "import importlib.util, sys; print(importlib.util.find_spec(sys.argv[1]) is not None)"
     if output_of([*where, plan.pools[0].program[0], "-c", script, package], timeout_s=120).strip() == "True":
-        yield Finding(True, f"the package for data at {locations.masked(address)} is there: {package}")
+        shown = locations.masked(address)
+        yield Finding(True, f"the package for data at {shown} is there: {package}; each node copies them whole")
         return
     extra = locations.EXTRAS[package]
     do = "add it to the image's lock file and build it anew" if box else f"pip install 'fairlead[{extra}]'"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conf import locations
 from conf.document import to_document
 from launchers.jobs.progress import METRICS
 from launchers.jobs.spending import Spending, goodput_text, spending_line
@@ -67,6 +68,7 @@ def plan_text(shown: Planned) -> Iterator[str]:
     shape = f"{which} {', '.join(named)}"
     yield f"{plan.job}: {plan.members} member(s), {shape}, launcher {plan.launcher}"
     yield from _held_to(plan)
+    yield from _brought(shown)
     if plan.search:
         yield "  each asks for its point when it starts (the space: sweep, below)"
     elif plan.members > 1:
@@ -110,6 +112,15 @@ def _held_to(plan: Plan) -> Iterator[str]:
     if free := [pool.name for pool in plan.pools if pool.container is None]:
         whose = "" if len(free) == len(plan.pools) else f" for {', '.join(free)}"
         yield f"  no container{whose}: the program sees all of its host, your home and the environment there"
+
+
+def _brought(shown: Planned) -> Iterator[str]:
+    """Which data are copied before anything is read, as trainer/data/staging.py does it."""
+    path, folder = shown.spec.get("data", {}).get("options", {}).get("path"), shown.plan.pools[0].stage_dir
+    if folder and isinstance(path, str) and (locations.is_remote(path) or shown.spec["staging"]["copy"]):
+        most = shown.spec["site"]["stage_gb"]
+        room = f"{most:g} GB (site.stage_gb)" if most else "half of the disk (site.stage_gb says otherwise)"
+        yield f"  {locations.masked(path)} is copied to each node whole, into {folder}, where it may take {room}"
 
 
 def _secrets(plan: Plan) -> Iterator[str]:

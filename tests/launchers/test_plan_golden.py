@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from conf.document import to_document
 from launchers.parts import Part
 from launchers.plan import Plan
 from launchers.queue import slurm
@@ -126,3 +127,24 @@ def test_plan_text_says_what_a_program_without_a_container_sees_and_whence_a_sec
     text = "\n".join(plan_text(shown))
     assert ("  no container: the program sees all of its host" in text) is free
     assert "\nKEY_FILE=<secret, from file /srv/key>\nTOKEN=<secret, from env HF_TOKEN>\n" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("data.path=s3://lab/in", "site.stage_gb=30"), "s3://lab/in is copied to each node whole, into /"),
+        (("data.path=s3://lab/in", "site.stage_gb=30"), "where it may take 30 GB (site.stage_gb)"),
+        (("data.path=s3://lab/in",), "where it may take half of the disk"),
+        (("data.path=.", "staging.copy=true"), " is copied to each node whole"),
+        (("data.path=.",), ""),
+    ],
+)
+def test_plan_text_says_what_is_copied_to_the_nodes(words: tuple[str, ...], said: str) -> None:
+    spec = composed("data=images", "model=cnn", *words)
+    plan = planned(spec)
+    step = step_of(plan, 0, 0)
+    seen = {"rank": 0, "environment": step.env, "spec": to_document(spec)}
+    shown = Planned(plan=plan, scripts={}, step=step, member=0, points=[{}], alike=True, **seen)
+
+    text = "\n".join(plan_text(shown))
+    assert (said in text) if said else ("is copied to" not in text)
