@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -12,9 +13,10 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import boto3
 import pytest
 
 from tests.trainer.ranks import free_port
@@ -98,6 +100,33 @@ def s3() -> Iterator[str]:
 
 
 @contextmanager
+def private(endpoint: str, bucket: str) -> Iterator[tuple[str, str]]:
+    """An S3 server where nobody may do anything meanwhile, but who signs with the key that is given may read the
+    bucket."""
+    places = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    allowed = {"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetObject"], "Resource": places}
+    who, keys = f"reader-{time.monotonic_ns()}", {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    with closing(boto3.client("iam", endpoint_url=endpoint, region_name="us-east-1", **keys)) as iam:
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        iam.create_user(UserName=who)
+        iam.put_user_policy(UserName=who, PolicyName="read", PolicyDocument=policy)
+        key = iam.create_access_key(UserName=who)["AccessKey"]
+    _asks_nobody(endpoint, 0)
+    try:
+        yield key["AccessKeyId"], key["SecretAccessKey"]
+    finally:
+        _asks_nobody(endpoint, float("inf"))
+
+
+def _asks_nobody(endpoint: str, requests: float) -> None:
+    """Of how many requests from now on the server does not ask who sends them."""
+    told = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=str(requests).encode(), method="POST")
+    told.add_header("Content-Type", "application/octet-stream")
+    with urllib.request.urlopen(told, timeout=20):
+        pass
+
+
+@contextmanager
 def gs(top: Path, bucket: str) -> Iterator[tuple[str, str]]:
     """Two addresses of a Google Cloud Storage server with a bucket: one where everybody may do everything, and one that
     lets in who has the token `reader`, gives any token at /token/NAME, and is slow where it is called localhost."""
@@ -145,7 +174,11 @@ def _running(argv: list[str], port: int, env: Mapping[str, str] | None = None) -
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
 
 
 class Line:
