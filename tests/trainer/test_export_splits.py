@@ -136,6 +136,25 @@ def test_set_of_scikit_learn_is_exported_with_the_names_of_its_classes(tmp_path:
     assert not list(folder.glob("test-*")) and ours.test is None
 
 
+def test_rows_of_a_regression_are_parted_as_our_trainer_parts_them(tmp_path: Path) -> None:
+    sources = (
+        Component(kind="sklearn", options={"set": "diabetes", "split": {"fraction": 0.2}}),
+        table(
+            tmp_path, target="x", features=["id"], task="regression", standardise_target=False, split={"fraction": 0.2}
+        ),
+    )
+    for number, data in enumerate(sources):
+        folder = export_splits.export(run_of(tmp_path / str(number), data), 0, "csv")
+
+        module, options = components.part("data", data)
+        ours = module.load(options)
+        shape = ours.shape
+        for part, samples in (("training", ours.train), ("validation", ours.validation)):
+            said = [float(row["target" if number == 0 else "x"]) for row in part_of(folder, part, "csv")]
+            learned = everything(samples)[1].double() * shape.target_scale + shape.target_offset
+            assert said == pytest.approx(learned.tolist(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "split",
     [

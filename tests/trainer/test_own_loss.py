@@ -13,6 +13,7 @@ from torch import Tensor
 from conf.schema import Component, Objective
 from tests.trainer.ranks import Member
 from trainer import own_loss, regression, score
+from trainer.components import kinds
 from trainer.failure import UserError
 from trainer.score import Task
 
@@ -101,7 +102,7 @@ def test_loss_that_is_none_says_what_came(said: dict[str, Any], words: str) -> N
     assert "train.loss" in caught.value.where
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+@pytest.mark.parametrize("engine", kinds("engine"))
 def test_own_cross_entropy_on_two_ranks_trains_as_ours_does_on_one(member: Make, engine: str) -> None:
     said = {"_target_": "torch.nn.CrossEntropyLoss", "reduction": "none"}
     ours = member("ours", train={"max_steps": 25})
