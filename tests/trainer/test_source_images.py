@@ -213,7 +213,7 @@ def test_images_preview_refuses_numbers_that_fit_no_channel() -> None:
     assert mistakes() == mistakes(mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0)) == "()"
     assert "2 number(s), but data.channels is 3" in mistakes(mean=(0.5, 0.5))
     assert "data.std" in mistakes(channels=1, std=(0.0,))
-    assert "these data do not have" in mistakes(split=Split(by="column", column="x", validation=("y",)))
+    assert "data.split.column is not given" in mistakes(split=Split(by="column", validation=("y",)))
 
 
 def test_images_without_pillow_names_the_package_and_the_remedy(

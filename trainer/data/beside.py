@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.data import filters
 from trainer.data.records import Chunk, Records, Types, known
-from trainer.data.splits import Rows, Split
+from trainer.data.splits import Labels, Rows, Split
 from trainer.failure import UserError
 from trainer.packages import needed
 
@@ -46,6 +46,14 @@ def rows_of(split: Split, rows: Rows, records: Callable[[], Records]) -> Rows:
     values, moments = (name if split.by == by else None for by in ("column", "time"))
     matrix = matrix_of(there, Wanted(None, (), values=values, moments=moments))
     return replace(rows, column=matrix.values, moments=matrix.moments)
+
+
+def labels_of(records: Records, name: str, key: str) -> Labels:
+    """A class for each sample, by a column that `key` names."""
+    from trainer.data.matrix import Wanted, matrix_of
+
+    matrix = matrix_of(records, Wanted(known(records, name, key), ()))
+    return Labels(matrix.classes, matrix.labels)
 
 
 def of_arrays(shown: str, content: Any, arrays: Mapping[str, np.ndarray]) -> Records:

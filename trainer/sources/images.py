@@ -1,4 +1,4 @@
-"""Folders of images, one folder for each class; Pillow reads them when a batch wants them.
+"""Folders of images, one folder for each class or metadata beside them; Pillow reads them when a batch wants them.
 
 A file that is broken is found when it is read, and named: to look at all of them first would take too long.
 """
@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from conf.bounds import Text, group
-from trainer.data import files, pixels, splits
+from trainer.data import beside, described, files, pixels, splits
 from trainer.data.files import File
 from trainer.data.pixels import Look, Pictures
-from trainer.data.splits import By, Labels, Rows, Split
+from trainer.data.records import Records
+from trainer.data.splits import By, Labels, Split
 from trainer.data.staged import staged
 from trainer.failure import UserError
 from trainer.packages import needed
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from trainer.data.locations import Location, Remote
     from trainer.data.splits import Part
 
-WAYS: tuple[By, ...] = ("stratified", "random", "end", "column")
-COLUMNS = ("folder",)
-"""What a split by column can go by: the first folder below `path`, as in path/train/cat/1.png."""
+WAYS: tuple[By, ...] = ("stratified", "random", "end", "column", "time", "filter")
+FOLDER = "folder"
+"""What a split can go by beside metadata: the first folder below `path`, as in path/train/cat/1.png."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -43,25 +44,31 @@ class Options(Look):
     glob: Text = "*/*"
     """Which files below it; of these, those that end in .png, .jpg, .jpeg or .webp. A file's class is the name of the
     folder it lies in: `*/*/*` is for path/train/cat/1.png."""
+    label: Text | None = None
+    """Column of the metadata that has the class: of metadata.csv, .jsonl or .parquet in the folders of the images or
+    above, whose `file_name` is an image's path below the metadata's folder. None: the class is the folder's name."""
     split: Split = Split()
+    """By column, time and filter: `folder`, and the columns of the metadata."""
 
 
 def preview(options: Options) -> Preview:
     """Images, of whatever size they are."""
-    wrong = (*splits.mistakes(options.split, WAYS, COLUMNS), *pixels.mistakes(options))
+    wrong = (*splits.mistakes(options.split, WAYS), *pixels.mistakes(options))
     return Preview("images", splits.keeps(options.split, "stratified"), wrong, export="files")
 
 
 def load(options: Options) -> Data:
     """The images in their parts, none of them read but for the digest.
 
-    Raises UserError when there are none, or when a file lies in no class's folder.
+    Raises UserError when there are none, when a file lies in no class's folder, or for what its metadata do not say.
     """
     needed("PIL.Image", "Pillow", "data.kind: images")
     found = files.found(options.path, options.glob, SUFFIXES)
     names = tuple(file.name for file in found)
-    labels, chosen = _parted(names, options, [str(file.path) for file in found])
-    _, seen = staged(("images", files.identity(found)), partial(_looked_through, found))
+    metadata = _metadata(names, options)
+    labels, chosen = _parted(names, options, [str(file.path) for file in found], _said(names, options, metadata))
+    content = ("images", files.identity(found), *((options.label, files.identity(metadata)) if options.label else ()))
+    _, seen = staged(content, partial(_looked_through, found, labels))
     read = partial(_contents, Path(options.path), names)
     parts = [Pictures(read, labels.codes, part, options) for part in chosen]
 
@@ -87,8 +94,11 @@ def listed(options: Options) -> Listed:
 
     found = files.found(options.path, options.glob, SUFFIXES)
     places = [str(file.path.absolute()) for file in found]
-    labels, chosen = _parted([file.name for file in found], options, places)
-    return annotated.of_images(options.path, places, labels, chosen, ("images", places, files.identity(found)))
+    names = [file.name for file in found]
+    metadata = _metadata(names, options)
+    labels, chosen = _parted(names, options, places, _said(names, options, metadata))
+    content = ("images", places, files.identity([*found, *metadata]))
+    return annotated.of_images(options.path, places, labels, chosen, content)
 
 
 def listed_at(options: Options, where: Location, there: Sequence[Remote]) -> Listed:
@@ -101,21 +111,43 @@ def listed_at(options: Options, where: Location, there: Sequence[Remote]) -> Lis
         what = f"no file matches {options.glob} and ends in {', '.join(SUFFIXES)}"
         raise UserError(what, f"data.path: {where.shown}", "check data.path and data.glob")
     places = [where.address_of(one) for one in found]
-    labels, chosen = _parted([one.name for one in found], options, places)
+    names = [one.name for one in found]
+    nothing = partial(described.records_of, f"{where.shown}, of which nothing is read,", names, _own(names), ())
+    labels, chosen = _parted(names, options, places, nothing)
     content = ("images", where.address, [(one.name, one.size, one.sha256 or one.version) for one in found])
     return annotated.of_images(where.shown, places, labels, chosen, content)
 
 
-def _parted(names: Sequence[str], options: Options, places: Sequence[str]) -> tuple[Labels, tuple[Part, ...]]:
-    """The class of each image by its name below the folder, and which are in which part."""
-    for name, place in zip(names, places, strict=True):
-        if "/" not in name:
-            do = f"give the folder that has one folder for each class, and a glob such as {Options.glob}"
-            where = f"data.path: {files.shown(options.path)}"
-            raise UserError(f"{files.shown(place)} lies in no class's folder", where, do)
-    labels = _labels([name.split("/")[-2] for name in names])
-    rows = Rows(len(names), labels.codes, _labels([name.partition("/")[0] for name in names]))
-    return labels, splits.parts(options.split, rows, "stratified")
+def _metadata(names: Sequence[str], options: Options) -> list[File]:
+    """The files that say of the images what their folders do not, where that is asked for."""
+    asked = {*beside.names_of(options.split), *([options.label] if options.label else ())} - {FOLDER}
+    return described.metadata_of(Path(options.path), names) if asked else []
+
+
+def _said(names: Sequence[str], options: Options, metadata: Sequence[File]) -> Callable[[], Records]:
+    without = "" if metadata else f" (no {described.NAMES[0]} there, or none that data.glob brought)"
+    return partial(described.records_of, f"{files.shown(options.path)}{without}", names, _own(names), metadata)
+
+
+def _own(names: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    texts = (name.partition("/")[0] if "/" in name else "" for name in names)
+    return {FOLDER: [text.encode(errors="replace").decode() for text in texts]}
+
+
+def _parted(
+    names: Sequence[str], options: Options, places: Sequence[str], records: Callable[[], Records]
+) -> tuple[Labels, tuple[Part, ...]]:
+    """The class of each image, and which are in which part. The names are those below the folder."""
+    if options.label:
+        labels = beside.labels_of(records(), options.label, "data.label")
+    else:
+        for name, place in zip(names, places, strict=True):
+            if "/" not in name:
+                do = f"give the folder that has one for each class, and a glob such as {Options.glob}; or data.label"
+                where = f"data.path: {files.shown(options.path)}"
+                raise UserError(f"{files.shown(place)} lies in no class's folder", where, do)
+        labels = _labels([name.split("/")[-2] for name in names])
+    return labels, splits.parts(options.split, beside.rows_of(options.split, labels.codes, records), "stratified")
 
 
 def _labels(texts: Sequence[str]) -> Labels:
@@ -132,11 +164,12 @@ def _contents(root: Path, names: Sequence[str], rows: np.ndarray) -> Iterator[tu
             yield f.read(), partial(files.shown, root / names[row])
 
 
-def _looked_through(found: Sequence[File], folder: Path) -> Mapping[str, str]:
+def _looked_through(found: Sequence[File], labels: Labels, folder: Path) -> Mapping[str, str]:
     """Digest of the images and their classes. Writes nothing."""
     read = probed(len(found), sum(file.size for file in found))
     seen = hashlib.sha256()
     for number, file in enumerate(found):
         content = files.sha256(file.path) if number in read else ""
-        seen.update(repr((file.name.split("/")[-2], file.size, content)).encode(errors="surrogateescape"))
+        label = labels.names[labels.codes[number]]
+        seen.update(repr((label, file.size, content)).encode(errors="surrogateescape"))
     return {"sha256": seen.hexdigest()}

@@ -116,7 +116,7 @@ OF_PROGRAMS: Cases = {
             "job.data_format=jsonl",
         ),
         ((*COMMAND, *IMAGES, "job.data_format=csv"), ("'csv'", "'images'", "JSON lines"), "job.data_format=csv"),
-        ((*COMMAND, *IMAGES, "job.data_format=jsonl", "data.split.by=time"), ("is time",), "data.split.by=time"),
+        ((*COMMAND, *IMAGES, "job.data_format=jsonl", "data.split.by=time"), ("is time",), "data.split.column"),
     ],
     "exported_files_stay_where_they_are": [
         (
