@@ -53,7 +53,7 @@ def labels_of(records: Records, name: str, key: str) -> Labels:
     from trainer.data.matrix import Wanted, matrix_of
 
     matrix = matrix_of(records, Wanted(known(records, name, key), ()))
-    return Labels(matrix.classes, matrix.labels)
+    return Labels(matrix.targets, matrix.labels)
 
 
 def of_arrays(shown: str, content: Any, arrays: Mapping[str, np.ndarray]) -> Records:

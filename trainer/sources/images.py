@@ -147,7 +147,8 @@ def _parted(
                 where = f"data.path: {files.shown(options.path)}"
                 raise UserError(f"{files.shown(place)} lies in no class's folder", where, do)
         labels = _labels([name.split("/")[-2] for name in names])
-    return labels, splits.parts(options.split, beside.rows_of(options.split, labels.codes, records), "stratified")
+    rows = beside.rows_of(options.split, splits.Rows(len(names), labels.codes), records)
+    return labels, splits.parts(options.split, rows, "stratified")
 
 
 def _labels(texts: Sequence[str]) -> Labels:
