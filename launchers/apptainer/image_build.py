@@ -62,7 +62,7 @@ def _build(recipe: Recipe, image: Path, site: schema.Site, bench: Bench, progres
     version = output_of([site.apptainer, "--version"], do=do).strip()
     wheels = bench.work / "wheels"
     wheels.mkdir()
-    if recipe.lock_text and recipe.context is None:
+    if recipe.lock_text and recipe.context is None and _asks_for("WHEELS", recipe.text):
         _download(recipe, wheels, bench, progress)
     progress(f"building {image.name} (log: {bench.log})")
     made, build = bench.work / "image.sif", site.image_build
@@ -116,5 +116,10 @@ def _download_argv(lock: Path, wheels: Path) -> list[str]:
 
 def _build_arguments(text: str, values: dict[str, str]) -> list[str]:
     """`--build-arg` for each value that the recipe uses: Apptainer refuses others, and reads each as a line of CSV."""
-    used = [f"{name}={value}" for name, value in values.items() if re.search(rf"{{{{\s*{name}\s*}}}}", text)]
+    used = [f"{name}={value}" for name, value in values.items() if _asks_for(name, text)]
     return [word for pair in used for word in ("--build-arg", '"' + pair.replace('"', '""') + '"')]
+
+
+def _asks_for(name: str, text: str) -> bool:
+    """Whether a recipe uses a value; a lock of one that takes no wheels names what its own build fetches."""
+    return re.search(rf"{{{{\s*{name}\s*}}}}", text) is not None

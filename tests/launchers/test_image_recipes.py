@@ -27,7 +27,9 @@ def test_lock_every_requirement_is_exact_and_hashed(recipe: Path) -> None:
     requirements = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
     assert requirements
-    assert [r for r in requirements if not re.fullmatch(r"[a-z0-9-]+==[^\s]+( +--hash=sha256:[0-9a-f]{64})+", r)] == []
+    assert [
+        r for r in requirements if not re.fullmatch(r"[a-z0-9.+-]+==[^\s]+( +--hash=sha256:[0-9a-f]{64})+", r)
+    ] == []
     assert "://" not in recipe.read_text() + recipe.with_suffix(".lock").read_text()
 
 
@@ -88,3 +90,20 @@ def test_examples_run_in_a_real_build_of_the_image_for_them(
         run = here.launch(f"experiment={experiment}", f"container={recipe}")
         assert here.wait(run)["state"] == "SUCCEEDED"
         assert read_lines(run / "members/0/attempt-0/reports.jsonl")[-1]["metrics"]["val/accuracy"] > 0.9
+
+
+@pytest.mark.apptainer
+@pytest.mark.timeout(1500)
+def test_r_of_the_lock_computes_the_example_in_a_real_build(base: Path, workdir: Path) -> None:
+    here = Cluster(workdir, first=("site=testbed",))
+    image = here.image("r-base")
+
+    run = here.launch("-m", "experiment=r_iris", "params.degree=1,2")
+
+    assert here.wait(run)["state"] == "SUCCEEDED"
+    fits = [read_lines(run / f"members/{k}/attempt-0/reports.jsonl")[-1]["metrics"]["val/r2"] for k in (0, 1)]
+    assert 0.9 < fits[0] < 1 and fits[0] != fits[1]
+    argv = ["apptainer", "exec", "--containall", str(image), "cat", "/usr/share/r-base.packages"]
+    packages = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    lock = [line.split()[0] for line in (RECIPES / "r-base.lock").read_text().splitlines() if "==" in line]
+    assert set(lock) < set(packages) and len(lock) == 3
