@@ -155,7 +155,9 @@ class Job:
     """Of what a rank prints: half of it from the beginning, the rest the newest. (Of our trainer only where it has
     secrets; it prints little.)"""
     max_processes: Count = 4096
-    """A program that has more processes than this at once on one node is ended: it would take the node with it."""
+    """A program that has more processes than this at once on one node is ended: it would take the node with it. For one
+    that doubles faster than we look, the kernel holds its user on that node to the threads they had, and four times
+    this and 256 a processor more (RLIMIT_NPROC; root's has no such ceiling)."""
     max_disk_gb: Positive | None = None
     """A program that has more than this on one disk is ended: in its member's folder of the run (its checkpoints among
     it), or on a node in what its container writes there (/tmp, a layer over its image). None lets it have what it

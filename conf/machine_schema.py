@@ -149,8 +149,9 @@ class Container:
     the others it sees none."""
     host_shm: bool = False
     """See the node's whole /dev/shm. Otherwise a part of it that the ranks of this run on a node share, and nobody else
-    sees; it has no limit of its own, and is removed after the attempt."""
+    sees; it is removed after the attempt."""
     shm_gb: Positive | None = None
-    """What the program needs in /dev/shm on each node, for workers that hand over tensors and ranks that share memory:
-    an attempt on a node that has less free ends at once and says so. It is memory, and counts against machine.mem_gb.
-    None takes what there is: the node's whole, which is half of its memory where nobody set another size."""
+    """How large /dev/shm is for a program on each node, for workers that hand over tensors and ranks that share memory:
+    an attempt on a node that has less free ends at once and says so, as does a program with more in its files there
+    (our trainer only where it has secrets). It is memory, and counts against machine.mem_gb. None takes what there is,
+    half of the node's memory where nobody set another size, and at most machine.mem_gb."""

@@ -109,7 +109,8 @@ class Evidence:
     first_rank: int | None = None
     """The rank seen to leave first with an error, where ranks are our own processes."""
     rank_errors: Sequence[Mapping[str, Any]] = ()
-    """rank-<r>.error.json of every rank that wrote one."""
+    """rank-<r>.error.json of every rank that wrote one, or that was ended for what it had too much of; `left_behind`
+    where its program had gone by then, with whatever status."""
     step_text: str = ""
     """What srun said."""
     worker: str = ""
@@ -157,13 +158,14 @@ def classify(seen: Evidence) -> Outcome:
     """The outcome of an attempt. The first rule that fits decides."""
     if seen.pruned:  # however it left: it was told to
         return Outcome(state="PRUNED", cause="pruned", exit_code=seen.exit_code, message=seen.pruned)
-    if seen.exit_code == 0 and seen.hung is None and not seen.job_ending:
+    over = any(error.get("left_behind") for error in seen.rank_errors)
+    if seen.exit_code == 0 and seen.hung is None and not seen.job_ending and not over:
         return Outcome(state="SUCCEEDED", cause="succeeded", exit_code=0)
     task = _first_task(seen.step_text, seen.offset)
     first = _first_error(seen)
     rank, host = _who(seen, first, task)
     lines = tuple(seen.tails.get(rank if rank is not None else 0, ()))
-    code = task.code or seen.exit_code
+    code = task.code or seen.exit_code or int(over)
     seen = replace(seen, exit_code=code)
     state, cause, message = _state_of(seen, first, "\n".join(lines))
     if cause == "node_failure" and (lost := LOST_HOST.search(seen.step_text)):

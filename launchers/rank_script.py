@@ -6,7 +6,7 @@ Values are quoted here, once. Which program it is, and with which names, is step
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from launchers import contract
@@ -88,6 +88,20 @@ def _console_scripts(pool: PoolPlan) -> list[str]:
     path = f"{container.PREFIX}PATH"
     own = f'export {path}={scripts}:"${path}"'
     return [f'if [ "${{{path}+set}}" ]; then {own}; else export {container.PREFIX}PREPEND_PATH={scripts}; fi']
+
+
+def end_script(lines: Sequence[str], rank: Rank, folders: Sequence[str], ranks_per_node: int) -> str:
+    """rank-end.sh, which Slurm runs where a rank has ended: these lines, and the last of a node removes its folders
+    there. So does the supervisor; but one that is killed would leave them in the node's memory."""
+    ended, folder = shlex.quote(f"{rank.scratch}/ended-"), shlex.quote(rank.scratch)
+    last = [
+        f'[ -d {folder} ] || exit 0; ended={ended}"$SLURM_STEP_ID"; mkdir -p "$ended" && : > "$ended/$SLURM_LOCALID"',
+        f'set -- "$ended"/*; [ "$#" -lt {ranks_per_node} ] || exec rm -rf -- {shlex.join(folders)}',
+    ]
+    return (
+        "\n".join(["#!/bin/sh", "# When a rank has ended; made by Fairlead.", *lines, *(last if folders else [])])
+        + "\n"
+    )
 
 
 def begin_event(pool: PoolPlan) -> str:

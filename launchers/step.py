@@ -18,7 +18,7 @@ from launchers.cluster import NOBODY, Cluster, Located, PoolHosts, cluster, unkn
 from launchers.config.parameters import arguments, overrides, variables
 from launchers.layout import Unit
 from launchers.plan import Plan, PoolPlan, unit_of, units_of
-from launchers.rank_script import Rank, begin_event, rank_script
+from launchers.rank_script import Rank, begin_event, end_script, rank_script
 from launchers.run_folder import client_store
 
 
@@ -51,8 +51,7 @@ class Step:
     @property
     def folders(self) -> tuple[str, ...]:
         """On each node, to be removed after the attempt."""
-        own = (self.scratch, container.shm_of(self.scratch)) if self.scratch else ()
-        return (*own, *((self.private,) if self.private else ()))
+        return _folders(self.scratch, self.private)
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def step_of(
         scratch=of.scratch if boxed else None,
         name=of.step_name,
         script=of.script,
-        rank_end=wrapped.end_script(of.place, unit.first_rank if unit else 0) if plan.wrapping else "",
+        rank_end=_rank_end(of, rank, private),
         private=private,
     )
 
@@ -200,12 +199,24 @@ def _front(of: _Attempt) -> tuple[str, ...]:
     """What stands between the rank and its log, behind what fetches copies to the node's disk and before what shows the
     container its devices."""
     plan, box = of.plan, of.pool.container
-    front = wrapped.words(plan.wrapping, of.place, "" if box is None else container.PREFIX) if plan.wrapping else ()
+    front = wrapped.words(plan.wrapping, of.place, box) if plan.wrapping else ()
     front = (*front, *near.device_words(box, of.place))
     if plan.copies is None:
         return front
     origins = near.Origins(container=box, installed=of.pool.installed)
     return (*near.words(plan.copies, of.place, origins, begin_event(of.pool)), *front)
+
+
+def _rank_end(of: _Attempt, rank: Rank, private: str | None) -> str:
+    first_rank = of.unit.first_rank if of.unit else 0
+    lines = [wrapped.settle_line(of.place, first_rank)] if of.plan.wrapping else []
+    folders = _folders(of.scratch, private) if of.pool.container else ()
+    return end_script(lines, rank, folders, of.pool.ranks_per_node) if lines or folders else ""
+
+
+def _folders(scratch: str | None, private: str | None) -> tuple[str, ...]:
+    own = (container.shm_of(scratch), scratch) if scratch else ()
+    return (*own, *((private,) if private else ()))
 
 
 def _cluster(plan: Plan, member: int, own: Sequence[str], located: Located | None) -> Cluster:
@@ -265,7 +276,7 @@ def _srun(of: _Attempt) -> tuple[str, ...]:
         f"--job-name={of.step_name}",
         f"--output={log}",
         f"--error={log}",
-        *((f"--task-epilog={of.dir}/{end_name(unit)}",) if plan.wrapping else ()),
+        *((f"--task-epilog={of.dir}/{end_name(unit)}",) if plan.wrapping or pool.container else ()),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from conf import schema
+from launchers.apptainer import container
 
 INSIDE = "/run/fairlead-secrets"
 """Where a container sees the files of secrets: its /dev/shm is its own (measured, Apptainer 1.4 with --contain)."""
@@ -58,14 +59,16 @@ def of(spec: schema.Spec) -> Wrapping | None:
     )
 
 
-def words(wrapping: Wrapping, place: Place, prefix: str) -> tuple[str, ...]:
-    """In front of the program; `prefix` is that of variables which are meant for inside of a container."""
+def words(wrapping: Wrapping, place: Place, box: container.ContainerPlan | None) -> tuple[str, ...]:
+    """In front of the program, or of its container."""
+    prefix = container.PREFIX if box else ""
     settings = {
         "attempt": place.attempt_dir,
         "log_bytes": wrapping.log_bytes,
         "max_processes": wrapping.max_processes,
         "max_disk_bytes": wrapping.max_disk_bytes,
         "scratch": place.scratch if prefix else None,
+        "shm": shm_most(box, place) if box else None,
         "progress_s": wrapping.progress_s,
         "prefix": prefix,
         "secrets": dict(wrapping.secrets),
@@ -73,6 +76,15 @@ def words(wrapping: Wrapping, place: Place, prefix: str) -> tuple[str, ...]:
         "seen_as": INSIDE if prefix else private_folder(place),
     }
     return (place.python, "-IS", _file(place, "piped.py"), json.dumps(settings))
+
+
+def shm_most(box: container.ContainerPlan, place: Place) -> dict[str, str | int] | None:
+    """What a member may have in a node's /dev/shm; None where it sees all of that, which is not its own."""
+    if box.host_shm or (box.shm_gb is None and box.mem_gb is None):
+        return None
+    gb = f"container.shm_gb is {box.shm_gb:g}" if box.shm_gb is not None else f"machine.mem_gb is {box.mem_gb:g}"
+    most = int(box.shm_gb * 1e9) if box.shm_gb is not None else int((box.mem_gb or 0) * (1 << 30))
+    return {"folder": container.shm_of(place.scratch), "bytes": most, "said": gb}
 
 
 def private_folder(place: Place) -> str:
@@ -85,10 +97,9 @@ def has_files(wrapping: Wrapping | None) -> bool:
     return wrapping is not None and "file" in wrapping.secrets.values()
 
 
-def end_script(place: Place, first_rank: int) -> str:
-    """rank-end.sh: Slurm must not end what is left of a step before the log is whole."""
-    argv = [place.python, "-IS", _file(place, "settling.py"), place.attempt_dir, str(first_rank)]
-    return f"#!/bin/sh\n# When a rank has ended; made by Fairlead.\nexec {shlex.join(argv)}\n"
+def settle_line(place: Place, first_rank: int) -> str:
+    """Of rank-end.sh: Slurm must not end what is left of a step before the log is whole."""
+    return shlex.join([place.python, "-IS", _file(place, "settling.py"), place.attempt_dir, str(first_rank)])
 
 
 def _file(place: Place, name: str) -> str:

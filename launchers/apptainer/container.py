@@ -61,7 +61,9 @@ class ContainerPlan:
     """Host paths that the user named: a node may lack them."""
     host_shm: bool = False
     shm_gb: float | None = None
-    """What a node's /dev/shm has to have free."""
+    """What a node's /dev/shm has to have free, and the most that a member may have there."""
+    mem_gb: float | None = None
+    """Of a node, which /dev/shm is part of."""
     escapes: tuple[str, ...] = ()
     """What the user opened in the isolation, in words."""
     architecture: str | None = None
@@ -97,6 +99,7 @@ def plan_of(
         needs=tuple(mount.source for mount in mounts[1:]),
         host_shm=pool.container.host_shm,
         shm_gb=pool.container.shm_gb,
+        mem_gb=pool.machine.mem_gb,
         escapes=_escapes(pool.container),
         architecture=pool.container.architecture,
         devices=devices,

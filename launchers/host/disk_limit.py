@@ -1,4 +1,5 @@
-"""Does a program have more on a disk than it may? In its member's folder, and in what its container writes on a node.
+"""Does a program have more on a disk than it may, or in a node's memory as on a disk? In its member's folder, in what
+its container writes on a node, and in its /dev/shm.
 
 Looked at by a thread beside the program (piped.py), as a folder of many files takes its time. What a program without a
 container writes elsewhere is not seen. Standard library only.
@@ -15,6 +16,8 @@ from collections.abc import Iterator, Sequence
 
 LOOK_S, SHARE = 5.0, 0.02
 """Between two looks, which take at most so much of the time."""
+MEMORY_LOOK_S = 1.0
+"""Memory fills faster, and is asked for free."""
 NEARLY_FULL = 0.1
 """Of a disk, where no more is free."""
 BLOCK = 512
@@ -22,25 +25,27 @@ BLOCK = 512
 
 
 class DiskLimit:
-    """One program's, in these folders; `most` bytes in each, None is half of a disk that is nearly full."""
+    """One program's, in these folders; `most` bytes in each, None is half of a disk that is nearly full. What allows so
+    many is `said`, but for job.max_disk_gb."""
 
-    def __init__(self, folders: Sequence[str], most: int | None) -> None:
-        self._folders, self._most = folders, most
+    def __init__(self, folders: Sequence[str], most: int | None, look_s: float = LOOK_S, said: str = "") -> None:
+        self._folders, self._most, self._look_s, self._said = folders, most, look_s, said
         self.why = ""
         """Said once there is too much."""
         self.thread = threading.Thread(target=self._watch, name="disk", daemon=True)
         self.thread.start()
 
     def _watch(self) -> None:
-        pause_s = LOOK_S
+        pause_s = self._look_s
         while not self.why:
             time.sleep(pause_s)
             begun = time.monotonic()
-            self.why = next((why for folder in self._folders if (why := excess(folder, self._most))), "")
-            pause_s = max(LOOK_S, (time.monotonic() - begun) / SHARE)
+            found = (excess(folder, self._most, self._said) for folder in self._folders)
+            self.why = next(filter(None, found), "")
+            pause_s = max(self._look_s, (time.monotonic() - begun) / SHARE)
 
 
-def excess(folder: str, most: int | None) -> str:
+def excess(folder: str, most: int | None, said: str = "") -> str:
     """What is too much in a folder; empty where nothing is, or where it is not there. A disk of which less is in use,
     or is not nearly full, is not looked through."""
     try:
@@ -56,7 +61,7 @@ def excess(folder: str, most: int | None) -> str:
     had = f"it had {gb(taken)} GB in {folder} on {os.uname().nodename}"
     if most is None:
         return f"{had}, more than half of a disk of {gb(size)} GB that was nearly full, and job.max_disk_gb is null"
-    return f"{had}, and job.max_disk_gb is {gb(limit)}"
+    return f"{had}, and {said or f'job.max_disk_gb is {gb(limit)}'}"
 
 
 def gb(count: int) -> str:

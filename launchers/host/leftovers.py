@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 MARK = "FAIRLEAD_PROCESS"
@@ -26,25 +26,40 @@ class Family:
         """`output` is the end of the pipe that the program prints into, or the other one."""
         self._first, self._mark, self._output = first, f"{MARK}={mark}\0".encode(), os.fstat(output).st_ino
         self._own = os.getpid()
+        self._group = os.getpgid(first)
+        """Of the program; srun gives all ranks of a node the same."""
         self._known: dict[int, str] = {}
         """Their numbers, and when they started."""
 
     def count(self) -> int:
-        """How many there are now, by descent: cheap, and what is seen now is remembered."""
+        """How many there are now, by descent: cheap, and what is seen now is remembered. With others of the program's
+        group, who may have lost their parents sooner than anybody looked."""
+        there = self._look()
+        return len(self._known.keys() | {pid for pid, process in there.items() if process.group == self._group})
+
+    def _look(self) -> dict[int, Process]:
         there = processes()
         there.pop(self._own, None)
         still = (pid for pid, start in self._known.items() if pid in there and there[pid].start == start)
         self._known = descended([self._first, *still], there)
-        return len(self._known)
+        return there
 
-    def living(self) -> set[int]:
-        """All that can be found."""
-        self.count()
-        return set(self._known) | {pid for pid in _numbers() if pid != self._own and self._is_ours(pid)}
+    def living(self) -> Iterator[int]:
+        """All that can be found, each as soon as it is."""
+        self._look()
+        known = set(self._known)
+        yield from known
+        yield from (pid for pid in _numbers() if pid not in known and pid != self._own and self._is_ours(pid))
 
     def end(self) -> int:
         """End every one of them, and return how many there were."""
         return end_all(self.living)
+
+    def end_group(self) -> None:
+        """End the program's group with one signal, which no process of it that is being begun escapes (fork(2) sees it
+        first, or is seen by it): those that fork faster than they are found, and with srun the node's other ranks."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._group, signal.SIGKILL)
 
     def _is_ours(self, pid: int) -> bool:
         try:
@@ -56,17 +71,20 @@ class Family:
             return False
 
 
-def end_all(living: Callable[[], set[int]]) -> int:
-    """End all processes that are found, and return how many there were. First all are stopped, so that none begins
-    another meanwhile."""
+def end_all(living: Callable[[], Iterable[int]]) -> int:
+    """End all processes that are found, and return how many there were. First each is stopped when it is found, so that
+    it begins no other and takes nobody's time."""
     stopped: set[int] = set()
     for _ in range(ROUNDS):
-        found = living() - stopped
-        if not found:
+        before = len(stopped)
+        for pid in living():
+            if pid not in stopped:
+                _send(pid, signal.SIGSTOP)
+                stopped.add(pid)
+        if len(stopped) == before:
             break
-        _send(found, signal.SIGSTOP)
-        stopped |= found
-    _send(stopped, signal.SIGKILL)
+    for pid in stopped:
+        _send(pid, signal.SIGKILL)
     return len(stopped)
 
 
@@ -86,6 +104,7 @@ class Process(NamedTuple):
     """What proc(5) says of one in its stat."""
 
     parent: int
+    group: int
     session: int
     start: str
 
@@ -117,15 +136,14 @@ def _stat(pid: int) -> Process | None:
         return None
     if fields[0] in (b"Z", b"X"):
         return None
-    return Process(parent=int(fields[1]), session=int(fields[3]), start=fields[19].decode())
+    parent, group, session = map(int, fields[1:4])
+    return Process(parent, group, session, start=fields[19].decode())
 
 
 def _numbers() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
 
 
-def _send(pids: set[int], number: signal.Signals) -> None:
-    kill: Callable[[int, int], None] = os.kill
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, number)
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

@@ -45,7 +45,7 @@ class Beside:
     """The process beside the program: `first` is the program's."""
 
     def __init__(self, settings: Mapping[str, Any], first: int, mark: str, pipe: int) -> None:
-        from launchers.host.disk_limit import DiskLimit
+        from launchers.host.disk_limit import MEMORY_LOOK_S, DiskLimit
         from launchers.host.leftovers import Family
         from launchers.host.output import Cleaned, Mask
         from launchers.host.settling import listening
@@ -59,10 +59,19 @@ class Beside:
         self._cleaned: Cleaned = Cleaned(settings["progress_s"])
         self._log: LogFile = LogFile(f"{self._attempt}/rank-{self._rank}.log", settings["log_bytes"])
         self._disk = DiskLimit(_folders(settings), settings["max_disk_bytes"])
+        shm = _shm(settings)
+        self._shm = DiskLimit([shm["folder"]], shm["bytes"], MEMORY_LOOK_S, shm["said"]) if shm else None
         self._here = listening(self._attempt, self._rank)
         self._counted_at, self._looked_at, self._count_s = -COUNT_S, 0.0, COUNT_S
-        self._on_node = 0
-        """Processes of the node at the last count."""
+        self._on_node = _on_node()
+        """Processes of the node when it was last looked through, or fewest since."""
+        self._why = ""
+        """What it was ended for."""
+        _try(os.unlink, self._error)  # of a worker that was started again
+
+    @property
+    def _error(self) -> str:
+        return f"{self._attempt}/rank-{self._rank}.error.json"
 
     def work(self) -> None:
         """Until the program and all that it began are gone."""
@@ -71,7 +80,7 @@ class Beside:
             while not done:
                 ended_at = ended_at or (time.monotonic() if self._has_ended() else None)
                 done = self._pass_on(0.05 if ended_at else IDLE_S)
-                if ended_at is None:
+                if ended_at is None or time.monotonic() - ended_at < GOING_S:
                     self._watch()
                 elif time.monotonic() - ended_at > GOING_S + HELD_S:
                     done = True
@@ -109,33 +118,47 @@ class Beside:
         self._looked_at = now
         if self._disk.why:
             self._end("TooMuchOnDisk", self._disk.why)
+        elif self._shm and self._shm.why:
+            self._end("TooMuchInMemory", self._shm.why)
         else:
             self._count(now)
 
     def _count(self, now: float) -> None:
-        most, there = self._settings["max_processes"], len(os.listdir("/proc"))  # noqa: PTH208
-        if now - self._counted_at < self._count_s and there - self._on_node < most / 4:
+        """Where the node has many more than it had, all that can be found of the program count."""
+        most, there = self._settings["max_processes"], _on_node()
+        many = there - self._on_node >= most / 4
+        if not many and now - self._counted_at < self._count_s:
             return
         begun = time.thread_time()
-        count, self._on_node, self._counted_at = self._family.count(), there, now
+        count, self._on_node, self._counted_at = self._family.count(), min(self._on_node, there), now
+        if many and count <= most:
+            count, self._on_node = len(list(self._family.living())), there
         self._count_s = max(COUNT_S, (time.thread_time() - begun) / COUNT_SHARE)
         if count > most:
-            self._end(
-                "TooManyProcesses", f"it had {count} processes at once on one node, and job.max_processes is {most}"
-            )
+            self._end_many(count)
 
-    def _end(self, kind: str, message: str) -> None:
+    def _end_many(self, count: int) -> None:
+        left, most = self._has_ended(), self._settings["max_processes"]
+        self._family.end_group()
+        said = f"it had {count} processes at once on one node, and job.max_processes is {most}"
+        self._end("TooManyProcesses", said, left_behind=left)
+
+    def _end(self, kind: str, message: str, **more: bool) -> None:
         """And leave why, as a rank that dies of an error of its own does."""
-        self._log.say(message)
-        document = {"t": time.time(), "rank": int(self._rank), "host": os.uname().nodename, "cause": "user_error"}
-        document |= {"type": kind, "message": message}
-        path = f"{self._attempt}/rank-{self._rank}.error.json"
-        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as f:  # noqa: PTH123
-            json.dump(document, f)
+        if not self._why:
+            self._why = message
+            self._log.say(message)
+            document = {"t": time.time(), "rank": int(self._rank), "host": os.uname().nodename, "cause": "user_error"}
+            document |= {"type": kind, "message": message, **more}
+            with contextlib.suppress(OSError), open(self._error, "w", encoding="utf-8") as f:  # noqa: PTH123
+                json.dump(document, f)
         self._family.end()
 
     def _clean_up(self) -> None:
-        if self._family.living() and (count := self._family.end()):
+        """Too many are too many also where the program itself has left them and gone."""
+        if (left := len(list(self._family.living()))) > self._settings["max_processes"]:
+            self._end_many(left)
+        elif left and (count := self._family.end()):
             self._log.say(f"{count} process(es) that the program had left behind were ended")
 
 
@@ -151,7 +174,9 @@ def main(argv: list[str]) -> NoReturn:
         sys.exit("fairlead: the process that masks secrets in the output did not start")
     for name in ("PIPE", "XFSZ"):  # which Python ignores, and a program would inherit that
         signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_DFL)
-    _become(program, _environment_of(environment, settings, mark))
+    environment = _environment_of(environment, settings, mark)
+    _set_ceiling(settings["max_processes"])
+    _become(program, environment)
 
 
 def _begin_beside(settings: Mapping[str, Any], mark: str, out_of: int, into: int) -> bool:
@@ -219,6 +244,11 @@ def _private_file(settings: Mapping[str, Any], name: str, value: bytes) -> bytes
     return f"{settings['seen_as']}/{os.environ['RANK']}/{name}".encode()
 
 
+def _on_node() -> int:
+    """How many processes there are on this node; a few other things are counted, always the same."""
+    return len(os.listdir("/proc"))  # noqa: PTH208
+
+
 def _folder(settings: Mapping[str, Any], rank: str) -> str:
     return f"{settings['folder']}/{rank}"
 
@@ -227,6 +257,12 @@ def _folders(settings: Mapping[str, Any]) -> list[str]:
     """Those that this rank looks at, of all that write there: the node's own by its first, the run's by the first."""
     own = [settings["scratch"]] if settings["scratch"] and os.environ["LOCAL_RANK"] == "0" else []
     return [*own, *([os.path.dirname(settings["attempt"])] if os.environ["RANK"] == "0" else [])]  # noqa: PTH120
+
+
+def _shm(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a node's first rank looks at for all that share it there; a run frozen earlier has nothing to say."""
+    found: dict[str, Any] | None = settings.get("shm")
+    return found if os.environ["LOCAL_RANK"] == "0" else None
 
 
 def _remove_files(settings: Mapping[str, Any], rank: str) -> None:
@@ -257,6 +293,12 @@ def _initial_environment() -> dict[bytes, bytes]:
     with open("/proc/self/environ", "rb") as f:  # noqa: PTH123
         pairs = (line.partition(b"=") for line in f.read().split(b"\0") if line)
         return {name: value for name, _, value in pairs}
+
+
+def _set_ceiling(max_processes: int) -> None:
+    from launchers.host.fork_ceiling import set_ceiling
+
+    set_ceiling(max_processes)
 
 
 def _start_of(pid: int) -> str | None:

@@ -81,7 +81,7 @@ class Processes:
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._told: float | None = None
         self._noticed = False
-        self._guard = Guard() if pool.container is not None else None
+        self._guard = Guard(step.folders) if pool.container is not None else None
         self._folder, self._first = str(attempt.path), unit.first_rank if unit else 0
         count, first = (unit.ranks, unit.first_rank) if unit else (pool.ranks, 0)
         for rank in range(count):

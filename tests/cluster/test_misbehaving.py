@@ -5,7 +5,9 @@ tests/launchers/test_misbehaving.py has the same on this machine, case by case.
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cage import cage, inside
 from tests.cluster.harness import Cluster, attempts, left_of, until
 
+__all__ = ["cage"]
 pytestmark = pytest.mark.slurm
 PROGRAM = """
 import os, signal, subprocess, sys, time
@@ -48,6 +52,14 @@ elif what == "hoards":
     with open(os.environ["AIP_CHECKPOINT_DIR"] + "/kept", "wb") as file:
         file.write(os.urandom(150 * 10**6))
     time.sleep(300)
+elif what == "shm":
+    with open("/dev/shm/kept", "wb") as file:
+        file.write(os.urandom(150 * 10**6))
+    time.sleep(300)
+elif what == "doubles":
+    with open(sys.argv[2].removeprefix("--cage=") + "/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+    os.execvp("bash", ["bash", "-c", ":(){ :|:& };:; sleep 300"])
 elif what == "binary":
     os.write(1, bytes(range(256)) * 4096)
 elif what == "disk":
@@ -79,6 +91,38 @@ def log(run: Path, member: int) -> bytes:
 def drained() -> str:
     asked = ["sinfo", "--noheader", "--states=drain,down,fail", "--format=%N"]
     return subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+
+
+def test_program_that_doubles_without_end_is_ended_and_named(cluster: Cluster, cage: Path) -> None:
+    (cluster.work / "program.py").write_text(PROGRAM)
+    said = (f"job.command=[{sys.executable},program.py]", "params.what=doubles", f"params.cage={cage}")
+    before = drained()
+
+    run = cluster.launch(*JOB, *said)
+
+    assert cluster.wait(run)["state"] == "FAILED"
+    (end,) = attempts(run)
+    assert end["cause"] == "user_error" and "and job.max_processes is 150" in end["message"]
+    until(lambda: not cluster.queue(run.name))
+    assert left_of(run) == [] and inside(cage) == [] and drained() == before
+
+
+@pytest.mark.apptainer
+def test_shared_memory_of_a_container_is_bounded_and_goes_with_the_job_also_where_its_supervisor_is_killed(
+    cluster: Cluster,
+) -> None:
+    (cluster.work / "program.py").write_text(PROGRAM)
+    box = ("container=pytorch-cpu", "job.command=[python3,program.py]", "machine.mem_gb=1")
+    whole = cluster.launch(*JOB, *box, "params.what=shm", "container.shm_gb=0.1", "name=whole")
+    killed = cluster.launch(*JOB, *box, "params.what=shm", "job.max_requeues=0", "machine.nodes=2", "name=killed")
+    until(lambda: len([p for p in left_of(killed) if p.startswith("/dev/shm")]) > 0)
+
+    os.kill(json.loads((killed / "members/0/attempt-0/started.json").read_text())["pid"], signal.SIGKILL)
+
+    assert cluster.wait(whole)["state"] == "FAILED"
+    assert "and container.shm_gb is 0.1" in attempts(whole)[0]["message"]
+    until(lambda: not any(cluster.queue(run.name) for run in (whole, killed)))
+    until(lambda: [left for run in (whole, killed) for left in left_of(run)] == [])
 
 
 def test_programs_that_misbehave_stay_bounded_are_named_and_leave_the_hosts_clean(

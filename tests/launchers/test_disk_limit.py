@@ -77,9 +77,8 @@ def test_disk_of_which_less_is_in_use_is_not_looked_through(tmp_path: Path, monk
     assert excess(str(tmp_path), 10**18) == ""
 
 
-def test_thread_says_it_once_it_is_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launchers.host.disk_limit.LOOK_S", 0.01)
-    limit = DiskLimit([str(tmp_path / "not-yet"), str(tmp_path)], MB)
+def test_thread_says_it_once_it_is_so(tmp_path: Path) -> None:
+    limit = DiskLimit([str(tmp_path / "not-yet"), str(tmp_path)], MB, look_s=0.01)
     assert limit.why == ""
 
     fill(tmp_path / "file", 2 * MB)

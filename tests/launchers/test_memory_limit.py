@@ -120,7 +120,7 @@ def test_memory_is_never_more_than_is_a_processes_own(said: str, kb: int) -> Non
 
 def test_descended_are_those_that_are_there_and_what_they_began() -> None:
     parents = {1: 0, 2: 1, 3: 2, 4: 3, 5: 1, 7: 6}
-    there = {pid: Process(parent=parent, session=1, start=f"at {pid}") for pid, parent in parents.items()}
+    there = {pid: Process(parent=parent, group=1, session=1, start=f"at {pid}") for pid, parent in parents.items()}
 
     assert descended([2, 7, 9], there) == {2: "at 2", 3: "at 3", 4: "at 4", 7: "at 7"}
 

@@ -49,8 +49,6 @@ def daemon(close, env):
             os.dup2(os.open(os.devnull, os.O_RDWR), fd)
     os.execve(sys.executable, [sys.executable, "-c", SLEEP, MARKER], env)
 """
-
-
 BOXES = [pytest.param(name, marks=pytest.mark.apptainer) for name in ("container", "user namespace")]
 ANYWHERE = pytest.mark.parametrize("place", ["host", *BOXES], indirect=True)
 
@@ -74,9 +72,9 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pa
     return found
 
 
-def box_of(run: Run, image: Path) -> container.ContainerPlan:
+def box_of(run: Run, image: Path, **more: Any) -> container.ContainerPlan:
     spec = spec_of()
-    pool = dataclasses.replace(spec.pools[0], container=Container(runtime="apptainer", image=str(image)))
+    pool = dataclasses.replace(spec.pools[0], container=Container(runtime="apptainer", image=str(image), **more))
     return container.plan_of(pool, spec, run.path, None, None)
 
 
@@ -90,9 +88,9 @@ def make_run(workdir: Path, place: Path | None) -> Make:
         put_our_code(run.path)
         python = sys.executable if place is None else "python3"
         words = argv or (python, "-Suc", program.replace("MARKER", repr(f"{run.path}/members")))
-        metrics = more.pop("metrics", Metrics())
+        metrics, of_box = more.pop("metrics", Metrics()), more.pop("box", {})
         limits: dict[str, Any] = {"log_bytes": 10**9, "max_processes": 4096, "max_disk_bytes": None, "progress_s": 1.0}
-        pool = pool_plan(words, ranks_per_node=ranks, container=box_of(run, place) if place else None)
+        pool = pool_plan(words, ranks_per_node=ranks, container=box_of(run, place, **of_box) if place else None)
         plan = plan_of_run(run, pool, metrics=metrics, wrapping=Wrapping(**limits | more) if wrapped else None)
         write_json(run.plan, plans_document([plan]))
         write_json(run.spec, {"name": "d", "seed": 1})
@@ -153,16 +151,23 @@ def test_program_that_leaves_nothing_behind_is_told_nothing(make_run: Make, star
     assert [log(run, rank).read_text() for rank in (0, 1)] == ["a\nb\n", "a\nb\n"]
 
 
-@ANYWHERE
-def test_program_that_forks_without_end_is_ended_and_named(make_run: Make, start: Start) -> None:
-    code = """
+FORKS = """
 import os, sys, time
 for i in range(300):
     if os.fork() == 0:
+        SESSION
         time.sleep(90)
         os._exit(0)
-time.sleep(90)
+time.sleep(LEFT)
 """
+
+
+@ANYWHERE
+@pytest.mark.parametrize(("session", "left"), [("pass", 90), ("os.setsid()", 0)], ids=["stays", "leaves with 0"])
+def test_program_that_forks_without_end_is_ended_and_named(
+    make_run: Make, start: Start, session: str, left: int
+) -> None:
+    code = FORKS.replace("SESSION", session).replace("LEFT", str(left))
     run = make_run(f"{code}\nMARKER", max_processes=100)
 
     assert ended(start(run)) == 1
@@ -197,6 +202,25 @@ time.sleep(95)
     assert left_of(run.path) == []
 
 
+@pytest.mark.parametrize("place", BOXES, indirect=True)
+def test_program_that_hoards_in_shared_memory_is_ended_and_named(make_run: Make, start: Start) -> None:
+    code = """
+import os, time
+with open("/dev/shm/kept-" + os.environ["RANK"], "wb") as file:
+    file.write(os.urandom(40 * 10**6))
+time.sleep(95)
+"""
+    run = make_run(f"{code}\nMARKER", ranks=2, box={"shm_gb": 0.06})
+
+    assert ended(start(run)) == 1
+
+    found = outcome(run)
+    assert (found["state"], found["cause"], found["first_rank"]) == ("FAILED", "user_error", 0)
+    said = rf"it had 0\.0[678]\d* GB in /dev/shm/\S+ on {os.uname().nodename}, and container.shm_gb is 0.06$"
+    assert re.search(said, found["message"]), found["message"]
+    assert left_of(run.path) == []
+
+
 @ANYWHERE
 def test_program_that_ignores_sigterm_with_children_is_killed_after_the_grace(make_run: Make, start: Start) -> None:
     code = """
@@ -225,6 +249,8 @@ KILLS = """
 import os, pathlib, time
 def parent(pid): return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 pathlib.Path(os.environ["FAIRLEAD_MEMBER_DIR"], "session").write_text(str(os.getsid(0)))
+for folder in ("/dev/shm", "/tmp"):
+    pathlib.Path(folder, "kept").touch()
 os.kill(WHOM, 9)
 time.sleep(93)
 """
@@ -256,6 +282,7 @@ def test_container_ends_with_its_supervisor(make_run: Make, start: Start, wrappe
     assert ended(start(run)) == -9
 
     until(lambda: not in_its_session(run))
+    until(lambda: not left_of(run.path))
 
 
 @ANYWHERE
