@@ -46,7 +46,8 @@ class Machine:
     cpus_per_rank: Count = 1
     mem_gb: Positive
     """Memory per node, in GB as Slurm counts them. On this machine (launcher=local) we look every second, and end ranks
-    that take more together (memory they share counts once; what only lies in files of /dev/shm is not seen)."""
+    that take more together, or of several pools the worker that does, which starts again (memory they share counts
+    once; what only lies in files of /dev/shm is not seen, see container.shm_gb)."""
     max_cpus: Count
     """Cores one node has: the catalogue's number, checked against, never asked for."""
     max_accelerators: NotNegative = 0

@@ -1,7 +1,8 @@
 """Does a member take more memory than its machine has? Looked at while its ranks run on this machine; on a cluster
 Slurm sees to it.
 
-Ends all ranks where those of one node do, as the kernel would end them there. Standard library only.
+Where a node takes too much, what is started together with its ranks is ended, as the kernel would end them there: a
+worker that is started again by itself, or all. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
 from launchers.host.leftovers import descended, processes
+from launchers.host.ranks import Ranks
 from launchers.host.resident import resident
 from launchers.plan import Plan
 
@@ -20,7 +22,6 @@ LOOK_S, SHARE = 1.0, 0.02
 """Between two looks, which take at most so much of a processor."""
 CONFIRM_S = 0.1
 """What is seen once may be a process that has just begun another, or ended."""
-KILL_AGAIN_S = 30.0
 JOIN_S = 10.0
 GB = 1 << 30
 """As Slurm counts them."""
@@ -29,13 +30,11 @@ GB = 1 << 30
 class MemoryLimit:
     """One attempt's."""
 
-    def __init__(self, plan: Plan, ranks: Callable[[], Mapping[int, int]], kill: Callable[[], None]) -> None:
-        """`ranks` says which process each rank is that runs now."""
-        self._plan, self._ranks, self._kill = plan, ranks, kill
+    def __init__(self, plan: Plan, ranks: Ranks) -> None:
+        self._plan, self._ranks = plan, ranks
         self._limits = {pool.name: pool.mem_gb for pool in plan.pools if pool.mem_gb is not None}
         self._known: dict[str, dict[int, str]] = {}
         """By node its processes, some of which may have no parent there any more."""
-        self._why = ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
 
@@ -44,49 +43,42 @@ class MemoryLimit:
         if self._limits:
             self._thread.start()
 
-    def finish(self) -> str:
-        """All ranks have left. Returns why they had to; empty where they left by themselves."""
+    def finish(self) -> None:
+        """All ranks have left."""
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join(JOIN_S)
-        return self._why
 
     def _watch(self) -> None:
-        pause_s, before = LOOK_S, ""
+        pause_s, before = LOOK_S, dict[int, str]()
         while not self._over.wait(pause_s):
-            begun, found = time.thread_time(), ""
+            begun, found = time.thread_time(), dict[int, str]()
             with contextlib.suppress(OSError):
-                found = next(self._excesses(), "")
-            if found and before:
-                return self._end(found)
+                found = dict(self._excesses())
+            for rank in found.keys() & before.keys():
+                self._ranks.end_over_memory(rank, found.pop(rank))
             before = found
             pause_s = CONFIRM_S if found else max(LOOK_S, (time.thread_time() - begun) / SHARE)
 
-    def _excesses(self) -> Iterator[str]:
-        """What each node has too much of."""
+    def _excesses(self) -> Iterator[tuple[int, str]]:
+        """The nodes that have too much, each by a rank of it, and what of."""
         there = processes()
-        for node, first in self._nodes().items():
+        for node, ranks in self._nodes().items():
             still = (
                 pid for pid, start in self._known.get(node, {}).items() if pid in there and there[pid].start == start
             )
-            self._known[node] = descended([*first, *still], there)
+            self._known[node] = descended([*ranks.values(), *still], there)
             mem_gb = self._limits[node.rpartition("-")[0]]
             taken = resident(self._known[node], int(mem_gb * GB))
             if taken > mem_gb * GB:
-                yield too_much(node if len(self._plan.pools) > 1 else "", taken, mem_gb)
+                yield min(ranks), too_much(node if len(self._plan.pools) > 1 else "", taken, mem_gb)
 
-    def _nodes(self) -> dict[str, list[int]]:
-        """The ranks of each node that a cluster would have for them."""
-        found: dict[str, list[int]] = {}
-        for rank, pid in self._ranks().items():
-            found.setdefault(self._plan.replica(rank), []).append(pid)
+    def _nodes(self) -> dict[str, dict[int, int]]:
+        """The ranks of each node that a cluster would have for them, and their processes."""
+        found: dict[str, dict[int, int]] = {}
+        for rank, pid in self._ranks.processes().items():
+            found.setdefault(self._plan.replica(rank), {})[rank] = pid
         return found
-
-    def _end(self, why: str) -> None:
-        self._why = why
-        while not self._over.is_set():
-            self._kill()
-            self._over.wait(KILL_AGAIN_S)
 
 
 def too_much(node: str, taken: int, mem_gb: float) -> str:

@@ -41,6 +41,8 @@ class Ranks(Protocol):
     """Rank that left first with an error, where that can be seen."""
     blame: str
     """Of several pools: which worker failed for good; empty where none did."""
+    over_memory: str
+    """Why they were ended for the memory they took, of several pools those that decided; empty where they were not."""
 
     @property
     def offset(self) -> int:
@@ -63,6 +65,10 @@ class Ranks(Protocol):
     def kill(self) -> None:
         """End every rank at once, whatever it is doing; one that is gone already is no error."""
 
+    def end_over_memory(self, rank: int, why: str) -> None:
+        """End likewise what was started together with this rank, as its node took too much memory: one worker, or
+        all."""
+
     def wait(self) -> int:
         """Exit status of the whole: 0 when every rank's is, else that of the first that failed."""
 
@@ -70,7 +76,7 @@ class Ranks(Protocol):
 class Processes:
     """Ranks as processes of this machine, each leader of its own group."""
 
-    blame = said = ""
+    blame = said = over_memory = ""
     offset = 0
 
     def __init__(
@@ -115,6 +121,10 @@ class Processes:
 
     def kill(self) -> None:
         _send(self._ranks, signal.SIGKILL)
+
+    def end_over_memory(self, rank: int, why: str) -> None:
+        self.over_memory = self.over_memory or why
+        self.kill()
 
     def wait(self) -> int:
         """As srun.py's: one rank that leaves with an error takes the others down, after a word of warning. One that has

@@ -44,7 +44,7 @@ class Replicas:
         self._told = threading.Event()
         self._killed = False
         self.first_rank: int | None = None
-        self.blame = ""
+        self.blame = self.over_memory = ""
         for unit in units:
             self._start(unit)
 
@@ -84,6 +84,11 @@ class Replicas:
         for ranks in list(self._running.values()):
             ranks.kill()
 
+    def end_over_memory(self, rank: int, why: str) -> None:
+        unit = next(unit for unit in reversed(self._units) if unit.first_rank <= rank)
+        if (ranks := self._running.get(unit.name)) is not None:
+            ranks.end_over_memory(rank, why)
+
     def wait(self) -> int:
         """The chief's exit status, or that of a worker that failed for good."""
         while True:
@@ -97,6 +102,7 @@ class Replicas:
                 self._decided = unit
                 first = ranks.first_rank if ranks is not None else None
                 self.first_rank = None if first is None else unit.first_rank + first
+                self.over_memory = ranks.over_memory if ranks is not None else ""
                 self._end_others()
                 return code
 

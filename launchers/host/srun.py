@@ -51,7 +51,7 @@ class SrunStep:
     """The running ranks of one step."""
 
     first_rank: int | None = None
-    blame = ""
+    blame = over_memory = ""
     offset = 0
 
     def __init__(
@@ -93,6 +93,10 @@ class SrunStep:
         """Through srun, which turns a SIGTERM of its own into a SIGKILL of its tasks (srun(1), «Signals»), and so
         of this step alone: `scancel --signal=KILL` may take the whole job."""
         self._srun.terminate()
+
+    def end_over_memory(self, rank: int, why: str) -> None:
+        """As a cluster's kernel does by itself: nobody here looks."""
+        self.kill()
 
     def wait(self) -> int:
         """One rank that leaves with an error takes the others down, after a word of warning. One that has saved is

@@ -61,7 +61,6 @@ class Try:
         self.secrets: Mapping[str, str] = {}
         self.kernel_kills = 0
         """Before the ranks began."""
-        self.over_memory = ""
 
     def outcome(self) -> Outcome:
         """Prepare, run and judge it."""
@@ -113,7 +112,7 @@ class Try:
             signals=frozenset(self.signals),
             pruned=pruned,
             hung=hung,
-            over_memory=self.over_memory,
+            over_memory=self.ranks.over_memory if self.ranks else "",
             left=_left(self.attempt),
             cancelled=self.run.cancelled.exists(),
             job_ending=state == "ending",
@@ -155,12 +154,12 @@ class Try:
             self.tell(signal.Signals[name])
         watchdog = Watchdog(self.plan, self.attempt, self.ranks.give_notice, self.ranks.kill)
         watchdog.start()
-        limit = MemoryLimit(self.plan, self.ranks.processes, self.ranks.kill)
+        limit = MemoryLimit(self.plan, self.ranks)
         limit.start()
         if judge is not None:
             judge.start()
         code = self.ranks.wait()
-        self.over_memory = limit.finish()
+        limit.finish()
         return code, judge.finish(code) if judge is not None else "", watchdog.finish()
 
     def _begun(self, params: Mapping[str, Any], env: Mapping[str, str], start: Start) -> Ranks:

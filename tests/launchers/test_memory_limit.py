@@ -13,7 +13,7 @@ from launchers.host.leftovers import Process, descended
 from launchers.host.memory_limit import GB, too_much
 from launchers.host.resident import kept_kb, resident
 from launchers.plan import plans_document
-from launchers.run_folder.record import Run, append_line, write_json
+from launchers.run_folder.record import Run, append_line, read_lines, write_json
 from tests.cluster.harness import ROOT, Cluster, attempts
 from tests.launchers.attempted import Start, ended, until
 from tests.launchers.planned import composed, planned
@@ -143,17 +143,66 @@ def test_only_this_machine_has_no_slurm_that_sees_to_it(launcher: str, mem_gb: f
     assert [pool.mem_gb for pool in plan.pools] == [mem_gb]
 
 
-def test_pool_here_is_held_to_its_own_machine(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+ONCE = """
+import pathlib, time
+begun = pathlib.Path({begun!r})
+begun.write_text(begun.read_text() + "x" if begun.exists() else "x")
+kept = bytearray(b"x") * ((200 if len(begun.read_text()) < {times} else 1) << 20)
+time.sleep(600)
+"""
+WAITS = """
+import pathlib, time
+begun = pathlib.Path({begun!r})
+while not begun.exists() or len(begun.read_text()) < {times}:
+    time.sleep(0.1)
+"""
+
+
+@pytest.fixture
+def laptop(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    laptop = Cluster(workdir, first=())
-    (workdir / "takes.py").write_text(TAKES.format(200))
-    job = ("job=command", "tracking=none", "job.metrics.kind=none", "job.command=[sleep,'600']", "machine.mem_gb=1")
-    pools = "pools=[{},{machine: {mem_gb: 0.15}, job: {command: [python3, takes.py]}}]"
+    return Cluster(workdir, first=("job=command", "tracking=none", "job.metrics.kind=none", "machine.mem_gb=1"))
 
-    laptop.fairlead("launch", *job, pools, check=False)
 
-    (run,) = (path.parent for path in (workdir / "runs").glob("*/spec.json"))
-    (end,) = attempts(run)
-    assert (end["state"], end["cause"]) == ("FAILED", "out_of_memory")
+def launched(laptop: Cluster, chief: str, worker: str, *more: str) -> Run:
+    """A chief, and a worker that may take less memory."""
+    for name, text in (("chief", chief), ("worker", worker)):
+        (laptop.work / f"{name}.py").write_text(text)
+    pools = "pools=[{},{machine: {mem_gb: 0.15}, job: {command: [python3, worker.py]}}]"
+    laptop.fairlead("launch", *laptop.first, "job.command=[python3,chief.py]", pools, *more, check=False)
+    (run,) = (path.parent for path in (laptop.work / "runs").glob("*/spec.json"))
+    return Run(run)
+
+
+def test_worker_here_that_takes_too_much_is_started_again_alone(laptop: Cluster) -> None:
+    """As where Slurm's kernel ends it: the chief runs on, and has its own end."""
+    begun = str(laptop.work / "begun")
+
+    run = launched(laptop, WAITS.format(begun=begun, times=2), ONCE.format(begun=begun, times=2))
+
+    assert [a["state"] for a in attempts(run.path)] == ["SUCCEEDED"]
+    rows = read_lines(run.member(0).attempts()[0].path / "workers.jsonl")
+    assert [(row["replica"], row["exit_code"]) for row in rows] == [("workerpool1-0", -9)]
+
+
+def test_worker_here_that_takes_too_much_each_time_ends_all_and_is_named(laptop: Cluster) -> None:
+    run = launched(laptop, "import time; time.sleep(600)", TAKES.format(200), "job.worker_restarts=1")
+
+    (end,) = attempts(run.path)
+    assert (end["state"], end["cause"], end["first_rank"]) == ("FAILED", "out_of_memory", 1)
     assert end["message"].startswith("the processes of workerpool1-0 took 0.")
     assert end["message"].endswith(" GB, but its machine.mem_gb is 0.15")
+    assert len(read_lines(run.member(0).attempts()[0].path / "workers.jsonl")) == 1
+
+
+def test_worker_here_that_took_too_much_and_fails_otherwise_is_not_blamed_for_memory(laptop: Cluster) -> None:
+    begun = laptop.work / "begun"
+    worker = ONCE.format(begun=str(begun), times=2).replace(
+        "time.sleep(600)", "raise SystemExit(7 if len(kept) == 1 << 20 else time.sleep(600))"
+    )
+
+    limits = ("job.worker_restarts=1", "job.restarts.worker=0")
+    run = launched(laptop, "import time; time.sleep(600)", worker, *limits)
+
+    (end,) = attempts(run.path)
+    assert (end["cause"], end["message"]) == ("worker", "workerpool1-0 failed 2 times, and last exited with status 7")
