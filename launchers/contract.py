@@ -38,6 +38,14 @@ export WORLD_SIZE="${SLURM_STEP_NUM_TASKS:-$WORLD_SIZE}"
 export NODE_RANK="${SLURM_NODEID:-$NODE_RANK}"
 """
 
+PART_NAMES = """\
+# In an allocation that others have a part of, too: srun says of all of it what is meant of a job's own part.
+export SLURM_JOB_NUM_NODES="$SLURM_STEP_NUM_NODES" SLURM_NNODES="$SLURM_STEP_NUM_NODES"
+export SLURM_JOB_NODELIST="$SLURM_STEP_NODELIST" SLURM_NODELIST="$SLURM_STEP_NODELIST"
+export SLURM_TASKS_PER_NODE="$SLURM_STEP_TASKS_PER_NODE"
+"""
+"""With Slurm 22.05 SLURM_NODELIST is the whole allocation's, and there is no SLURM_JOB_NUM_NODES (measured)."""
+
 PROFILER_PORTS = ("AIP_TF_PROFILER_PORT", "AIP_HTTP_HANDLER_PORT")
 """In the order of the ports of a task, behind its own."""
 

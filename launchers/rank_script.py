@@ -21,6 +21,7 @@ EARLY_NOTICE = """\
 told=; trap told=1 TERM USR2
 held="env --block-signal=TERM,USR2"; $held true 2>/dev/null || held=
 """
+MARK = '"$SLURM_STEP_ID-$SLURM_PROCID"'
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Clu
     lines = ["#!/bin/sh", "# One rank of one attempt; made by Fairlead, see plan.json."]
     lines += [EARLY_NOTICE.rstrip("\n")] if pool.ours else []
     lines += [_names_in_pools(plan, pool) if rank.among_pools else contract.RANK_NAMES.rstrip("\n")]
+    lines += [contract.PART_NAMES.rstrip("\n")] if plan.launcher == "pool" else []
     lines += [f"export LOCAL_WORLD_SIZE={pool.ranks_per_node}"]
     if box is not None:
         lines += _folders(box, pool.stage_dir, rank)
+        lines += [_mark_line(rank)] if plan.launcher != "local" else []
         lines += container.presence_lines(box.needs)
         lines += container.environment_lines(env, (*contract.SLURM_NAMES, *pool.passed))
     else:
@@ -92,16 +95,28 @@ def _console_scripts(pool: PoolPlan) -> list[str]:
 
 def end_script(lines: Sequence[str], rank: Rank, folders: Sequence[str], ranks_per_node: int) -> str:
     """rank-end.sh, which Slurm runs where a rank has ended: these lines, and the last of a node removes its folders
-    there. So does the supervisor; but one that is killed would leave them in the node's memory."""
-    ended, folder = shlex.quote(f"{rank.scratch}/ended-"), shlex.quote(rank.scratch)
+    there. So does the supervisor; but one that is killed would leave them in the node's memory. Where nodes have one
+    disk in common the last of them all does, or else others would lose what they stand on."""
     last = [
-        f'[ -d {folder} ] || exit 0; ended={ended}"$SLURM_STEP_ID"; mkdir -p "$ended" && : > "$ended/$SLURM_LOCALID"',
-        f'set -- "$ended"/*; [ "$#" -lt {ranks_per_node} ] || exec rm -rf -- {shlex.join(folders)}',
+        f"cd {shlex.quote(_ranks(rank))} 2>/dev/null || exit 0",
+        f"mv {MARK}.runs {MARK}.ended",
+        'set -- *.runs; [ ! -e "$1" ] || exit 0',
+        f'set -- "$SLURM_STEP_ID"-*.ended; [ "$#" -lt {ranks_per_node} ] || exec rm -rf -- {shlex.join(folders)}',
     ]
     return (
         "\n".join(["#!/bin/sh", "# When a rank has ended; made by Fairlead.", *lines, *(last if folders else [])])
         + "\n"
     )
+
+
+def _ranks(rank: Rank) -> str:
+    """Folder in which a rank of Slurm's says that it runs."""
+    return f"{rank.scratch}/ranks"
+
+
+def _mark_line(rank: Rank) -> str:
+    ranks = shlex.quote(_ranks(rank))
+    return f"mkdir -p {ranks} && : > {ranks}/{MARK}.runs || exit 1"
 
 
 def begin_event(pool: PoolPlan) -> str:

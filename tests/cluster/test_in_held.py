@@ -141,3 +141,39 @@ def test_member_that_failed_runs_again_and_the_others_of_its_grid_do_not(held: C
 
     assert held.wait(run)["counts"] == {"SUCCEEDED": 3}
     assert [len(attempts(run, member)) for member in range(3)] == [1, 2, 1]
+
+
+SLURM = """
+import json, os, pathlib, subprocess
+said = {name: value for name, value in os.environ.items() if name.startswith("SLURM")}
+if os.environ["RANK"] == "0" and not os.environ.get("APPTAINER_CONTAINER"):
+    nested = ["srun", "--overlap", "--ntasks=1", "--nodes=1", "--mem=0", "hostname"]
+    said["nested"] = subprocess.run(nested, capture_output=True, text=True, timeout=60).stdout.strip()
+    asked = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
+    said["hostnames"] = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.split()
+pathlib.Path(os.environ["AIP_MODEL_DIR"], os.environ["RANK"]).write_text(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize("box", ["none", pytest.param("pytorch-cpu", marks=pytest.mark.apptainer)])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_program_that_reads_slurms_variables_finds_its_own_job(held: Cluster, nodes: int, box: str) -> None:
+    (held.work / "says.py").write_text(SLURM)
+    job = ("job=command", "job.command=[python3,says.py]", "job.metrics.kind=none", *SMALL)
+
+    run = held.launch(*job, f"container={box}", f"machine.nodes={nodes}", "machine.ranks_per_node=2")
+
+    assert held.wait(run)["state"] == "SUCCEEDED", held.fairlead("logs", str(run), "--errors").stdout
+    hosts = json.loads((run / "members/0/attempt-0/started.json").read_text())["nodes"]
+    ranks = [json.loads((run / f"members/0/model/{rank}").read_text()) for rank in range(2 * nodes)]
+    listed = {1: "n1", 2: "n[1-2]"}[nodes]
+    for rank, said in enumerate(ranks):
+        node, local = divmod(rank, 2)
+        assert (said["SLURM_PROCID"], said["SLURM_NODEID"], said["SLURM_LOCALID"]) == (str(rank), str(node), str(local))
+        assert said["SLURM_NTASKS"] == said["SLURM_NPROCS"] == said["SLURM_STEP_NUM_TASKS"] == str(2 * nodes)
+        assert said["SLURM_NNODES"] == said["SLURM_JOB_NUM_NODES"] == str(nodes)
+        assert said["SLURM_NODELIST"] == said["SLURM_JOB_NODELIST"] == said["SLURM_STEP_NODELIST"] == listed
+        assert said["SLURM_TASKS_PER_NODE"] == said["SLURM_STEP_TASKS_PER_NODE"]
+        assert said["SLURMD_NODENAME"] == hosts[node]
+    if box == "none":
+        assert ranks[0]["hostnames"] == hosts and ranks[0]["nested"] in ("n1", "n2", "n3")

@@ -152,3 +152,28 @@ def test_rank_script_hands_on_the_cards_that_slurm_gave(workdir: Path, fakes: An
 
     assert got["env"][f"APPTAINERENV_{name}"] == "2,3"
     assert f"APPTAINERENV_{name}" not in without["env"]
+
+
+def test_last_rank_of_a_node_removes_what_its_containers_had_there(tmp_path: Path, fakes: Any) -> None:
+    """And nobody as long as ranks of another node run there, where nodes have a disk in common."""
+    fakes.put("apptainer")
+    spec = boxed(composed(*TWO_BY_TWO, *COMMAND))
+    site = dataclasses.replace(spec.site, scratch_dir=str(tmp_path / "disk"))
+    step = step_of(planned(dataclasses.replace(spec, site=site)), 0, 0)
+    begin, end = (text.replace("/opt/python", "true") for text in (step.rank_script, step.rank_end))
+    begin = begin.replace(">> /runs/digits-1/members/0/attempt-0/", f">> {tmp_path}/")
+
+    def run(text: str, rank: int) -> list[str]:
+        """What there is after it."""
+        names = {"SLURM_STEP_ID": "3", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % 2)}
+        env = {"PATH": os.environ["PATH"], "WORLD_SIZE": "4", "NODE_RANK": "0", **names}
+        done = subprocess.run(["sh", "-c", text], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return [folder for folder in step.folders if Path(folder).exists()]
+
+    for rank in range(4):
+        assert run(begin, rank) == list(step.folders)
+    assert [len(run(end, rank)) for rank in (2, 3, 0, 1)] == [2, 2, 2, 0]
+    assert run(begin, 0) == list(step.folders) and len(run(end, 0)) == 2, "its neighbour has not begun"
+    assert run(begin, 1) == list(step.folders) and run(end, 1) == []
+    assert len(step.folders) == 2
