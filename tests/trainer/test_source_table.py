@@ -379,7 +379,7 @@ def test_table_of_a_regression_cannot_be_stratified(tmp_path: Path) -> None:
     given = table.preview(table.Options(path=str(tmp_path), **numbers(split=Split(by="stratified"))))
 
     ((what, key, do),) = given.mistakes
-    assert "goes by classes, and these data have none" in what and key == "data.split.by"
+    assert "it goes by classes, and they have none" in what and key == "data.split.by"
     assert "use one of: random, end" in do
 
 

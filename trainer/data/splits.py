@@ -114,7 +114,7 @@ def mistakes(split: Split, ways: tuple[By, ...], columns: tuple[str, ...] | None
     are those it has, None if only the data say."""
     by = way(split, ways[0])
     if by == "stratified" and by not in ways:
-        what = "data.split.by is stratified, which goes by classes, and these data have none"
+        what = "data.split.by is stratified, which these data cannot do: it goes by classes, and they have none"
         return ((what, "data.split.by", f"use one of: {', '.join(ways)}; or null for {ways[0]}"),)
     if by not in ways:
         return (
