@@ -65,21 +65,29 @@ def lost_again(outcomes: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
 def is_known(said: Mapping[str, Any], begun: Mapping[str, Any]) -> bool:
     """Whether it was this very job that lost this very host: by an attempt's outcome, and what it said when it began.
 
-    Where no supervisor was left to say so, it may have been killed alone, or for another host: then this one's slurmd
-    has not started anew since. Who is retried by hand has another job, and meant it so.
+    Where no supervisor was left to say so, it may have been killed alone. Who is retried by hand has another job, and
+    meant it so.
     """
     if begun.get("slurm_job_id") != os.environ.get("SLURM_JOB_ID"):
         return False
-    return "started" in said or _came_back_after(said["host"], begun.get("started") or time.time())
+    return "started" in said or lost_host(begun) == said["host"]
 
 
-def _came_back_after(host: str, t: float) -> bool:
-    """Whether the slurmd of a host has started after a time, in seconds since the epoch."""
+def lost_host(begun: Mapping[str, Any]) -> str | None:
+    """The only host of an attempt's that is down, or whose slurmd has started anew since, by what it said at its start.
+
+    Measured: Slurm ends a job without a word on all its hosts when it gives one of them up.
+    """
+    if not (nodes := begun.get("slurm_job_nodelist")) or not (started := begun.get("started")):
+        return None
+    since, found = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(started)), list[str]()
     with contextlib.suppress(CommandError):
-        said = output_of(["scontrol", "show", "node", "--oneliner", host], timeout_s=30)
-        at = re.search(r"SlurmdStartTime=(\d\S+)", said)  # ISO 8601
-        return at is not None and at[1] > time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(t))
-    return False
+        for line in output_of(["scontrol", "show", "node", "--oneliner", nodes], timeout_s=30).splitlines():
+            said = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            at = said.get("SlurmdStartTime", "")  # ISO 8601, or a word
+            if said.get("State", "").startswith("DOWN") or (at[:1].isdigit() and at > since):
+                found.append(said["NodeName"])
+    return found[0] if len(found) == 1 else None
 
 
 def own_hosts() -> list[str]:

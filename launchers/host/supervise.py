@@ -249,8 +249,11 @@ class Supervisor:
                     from launchers.host.judge import recover
 
                     recover(self.plan, attempt)
-                host = (read_json(attempt.path / "started.json") or {}).get("host")
+                begun = read_json(attempt.path / "started.json") or {}
+                gone = elsewhere.lost_host(begun) if self.plan.launcher == "slurm" else None
+                host = gone or begun.get("host")
                 said = f"ended without a word on {host}" if host else "ended without a word"
+                said = f"host {gone} was lost" if gone else said
                 lost = Outcome(state="REQUEUED", cause="node_failure", exit_code=1, message=said, host=host)
                 write_json(attempt.outcome, {**dataclasses.asdict(lost), "ended": ended})
 

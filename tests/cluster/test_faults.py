@@ -106,10 +106,13 @@ def test_lost_host_takes_the_job_to_others(cluster: Cluster) -> None:
     assert attempts(run)[0]["cause"] == "node_failure"
 
 
-def test_host_that_was_lost_once_and_comes_back_is_left_to_others(cluster: Cluster) -> None:
-    run = cluster.launch(*SLOW, "train.epochs=20", *cluster.probe(first_s=0.3))
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_host_that_was_lost_once_and_comes_back_is_left_to_others(cluster: Cluster, nodes: int) -> None:
+    """With the job's supervisor, or without: Slurm ends that, too."""
+    run = cluster.launch(*SLOW, f"machine.nodes={nodes}", "train.epochs=20", *cluster.probe(first_s=0.3))
     until(lambda: _is_training(run))
-    lost = json.loads((run / "members/0/attempt-0/started.json").read_text())["slurm_job_nodelist"]
+    had = json.loads((run / "members/0/attempt-0/started.json").read_text())["slurm_job_nodelist"]
+    lost = _slurm("scontrol", "show", "hostnames", had).split()[-1]
     (job,) = cluster.queue(run.name)
 
     try:

@@ -20,13 +20,14 @@ elif sys.argv[1:3] == ["show", "hostnames"]:
     print("n2\\nn3")
 elif sys.argv[1:3] == ["show", "node"]:
     print("NodeName=n2 BootTime=2020-01-01T00:00:00 SlurmdStartTime=2026-01-02T03:04:05 State=IDLE")
+    print("NodeName=n3 BootTime=2020-01-01T00:00:00 SlurmdStartTime=2020-01-02T03:04:05 State=IDLE")
 """
 CRASHES = "import os, time; time.sleep(0.2); os.environ['RANK'] == '0' and os.kill(os.getpid(), 11); time.sleep(600)"
 ELSEWHERE = Restarts(crash=1, elsewhere=1)
 NO_WAIT = "import launchers.host.element as s; s.REQUEUE_WAIT_S = 0"
 WITHOUT_N2 = [["requeue", "42"], ["update", "JobId=42", "ExcNodeList=n2"]]
 LOST, DONE = ("REQUEUED", "node_failure"), ("SUCCEEDED", "succeeded")
-BEFORE, AFTER = 1.0e9, 1.9e9
+BEFORE, AFTER = 1.7e9, 1.9e9
 """The start of n2's slurmd."""
 
 
@@ -107,19 +108,21 @@ def test_supervise_slurm_host_that_was_lost_twice_and_is_given_again_is_avoided(
 
 
 @pytest.mark.parametrize(
-    ("free", "began", "word", "goes"),
+    ("host", "free", "began", "word", "goes"),
     [
-        ("n1", BEFORE, False, True),
-        ("n2", BEFORE, False, False),
-        ("n1", AFTER, False, False),
-        ("n1", AFTER, True, True),
+        ("n2", "n1", BEFORE, False, True),
+        ("n3", "n1", BEFORE, False, True),
+        ("n2", "n2", BEFORE, False, False),
+        ("n2", "n1", AFTER, False, False),
+        ("n2", "n1", AFTER, True, True),
     ],
-    ids=["others are free", "none is", "its slurmd runs on", "so the supervisor said"],
+    ids=["others are free", "not the supervisor's", "none is free", "its slurmd runs on", "so the supervisor said"],
 )
 def test_supervise_slurm_host_that_was_lost_once_is_avoided_where_others_are_free(
-    on_slurm: Any, make_run: Make, start: Start, free: str, began: float, word: bool, goes: bool
+    on_slurm: Any, make_run: Make, start: Start, host: str, free: str, began: float, word: bool, goes: bool
 ) -> None:
-    run = lost_with(make_run, "n2", slurm_job_id="42", started=began)
+    """`host` is the supervisor's; n2 has come back."""
+    run = lost_with(make_run, host, slurm_job_id="42", slurm_job_nodelist="n[2-3]", started=began)
     if word:
         document = {"state": "REQUEUED", "cause": "node_failure", "host": "n2", "started": began, "ended": began}
         write_json(run.member(0).path / "attempt-0" / "outcome.json", document)
