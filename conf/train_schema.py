@@ -57,8 +57,10 @@ class Train:
     clip_norm: Positive | None = None
     loss: Mapping[str, Any] | None = None
     """`_target_` and its arguments: your own function, or a class of objects that can be called as torch's losses can,
-    with outputs and targets, for the loss of each sample: (batch,). Numbers to be predicted are in the target's own
-    units. None is the task's: cross-entropy, or the mean squared error."""
+    with outputs and targets, for the loss of each sample: (batch,). Outputs of next tokens are (batch, positions,
+    classes); numbers to be predicted are in the target's own units. The metrics beside the loss take outputs as these
+    numbers, or as a score of each class; where they are not that many, these metrics are left out. What a loss
+    remembers from batch to batch is in no checkpoint. None is the task's: cross-entropy, or the mean squared error."""
     precision: Precision | None = None
     """None takes the accelerator's. fp8 is for engines ddp and fsdp, pays with train.compile, needs the package torchao
     (fairlead[fp8]), and has not yet been run on a card: none was to be had."""

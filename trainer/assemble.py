@@ -30,7 +30,7 @@ from trainer.engines import Engine, Place
 from trainer.failure import UserError
 from trainer.insight import pace
 from trainer.insight.pace import Scale
-from trainer.insight.spool import Ledger, Spool
+from trainer.insight.spool import Ledger, Spool, plain
 from trainer.insight.stragglers import Alone
 from trainer.loop import Run
 from trainer.parallel import group, units
@@ -122,7 +122,7 @@ def finish(run: Run, data: Data, folders: Folders) -> bool:
     run.ledger.mark("training_done", step=run.progress.step)
     chosen = _chosen(run, folders)
     try:
-        tested = loop.test(run)
+        tested = {name: plain(value) for name, value in loop.test(run).items()}
     except Stopped:
         return False
     weights = run.engine.weights()
@@ -315,6 +315,9 @@ def _total_steps(train: Train, steps_per_epoch: int) -> int:
     return min(given)
 
 
+FLOATS = " (data of your own whose targets are floats are numbers to be predicted, not classes)"
+
+
 def _check_objective(spec: Spec, data: Data) -> None:
     """Now, and not after an hour of training for a metric that never comes."""
     names = [name for name in score.METRICS[data.shape.task] if len(data.validation) or not name.startswith("val/")]
@@ -322,5 +325,5 @@ def _check_objective(spec: Spec, data: Data) -> None:
         raise UserError(
             f"objective.metric is {spec.objective.metric}, which this run does not measure",
             "objective.metric",
-            f"choose: {', '.join(names)}",
+            f"choose: {', '.join(names)}" + (FLOATS if spec.data.kind == components.TARGET else ""),
         )

@@ -79,14 +79,14 @@ def rows_of(spec: Spec) -> Listed:
     from trainer.data import locations, staging
 
     path, (module, options) = str(spec.data.options.get("path")), _source(spec.data)
+    os.environ.setdefault("FAIRLEAD_STAGE_DIR", f"{spec.site.scratch_dir}/fairlead-data-{os.getuid()}")
+    if spec.site.stage_gb:
+        os.environ.setdefault("FAIRLEAD_STAGE_GB", f"{spec.site.stage_gb:g}")
     if hasattr(module, "listed_at"):
         if not is_remote(path):
             return listed_of(spec.data)
         where = locations.location(path, options.glob, spec.staging.options)
         return cast(Listed, module.listed_at(options, where, locations.listed(where, spec.staging.sums)))
-    os.environ.setdefault("FAIRLEAD_STAGE_DIR", f"{spec.site.scratch_dir}/fairlead-data-{os.getuid()}")
-    if spec.site.stage_gb:
-        os.environ.setdefault("FAIRLEAD_STAGE_GB", f"{spec.site.stage_gb:g}")
     return listed_of(staging.brought_alone(spec) if staging.is_wanted(spec) else spec.data)
 
 
@@ -108,8 +108,11 @@ def _source(data: Component) -> tuple[Any, Any]:
 
 def _entry(rows: Listed, spec: Spec, form: Format, store: Path) -> str:
     """The key of the shards of some rows, which are written where they are not there yet."""
-    split, target = (spec.data.options.get(name) for name in ("split", "target"))
-    key = _digest(VERSION, form, rows.columns, to_document(split), target, rows.records.content)
+    options = spec.data.options
+    split, target = (options.get(name) for name in ("split", "target"))
+    parted = {name: options[name] for name in ("task", "label") if options.get(name) not in (None, "classification")}
+    said = (VERSION, form, rows.columns, to_document(split), target, *([parted] if parted else []))
+    key = _digest(*said, rows.records.content)
     with _alone(store / f"{key}.lock"):
         if _whole(store / key):
             os.utime(store / key)  # so that nobody removes it before our pin names it (launchers/split_pruning.py)

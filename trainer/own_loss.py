@@ -4,6 +4,8 @@ each sample: so batches that are filled up, and evaluations over any number of r
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from trainer import components
 from trainer.failure import UserError
 from trainer.score import Task
+
+log = logging.getLogger(__name__)
 
 KEY = "train.loss"
 OF_LOSS = ("train/loss", "val/loss")
@@ -47,8 +51,14 @@ class OwnLoss:
         """The task's, where outputs are what it takes: this loss may be of others."""
         try:
             return self.task.sums(outputs, targets)
-        except UserError:
+        except UserError as misfit:
+            _say_left_out(misfit.what)
             return outputs.new_zeros((0, len(targets)), dtype=torch.float32)
+
+
+@functools.cache
+def _say_left_out(why: str) -> None:
+    log.info("the task's metrics beside the loss are left out: %s", why)
 
 
 def with_loss(task: Task, said: Mapping[str, Any], objective: str, device: torch.device) -> Task:
@@ -61,7 +71,7 @@ def with_loss(task: Task, said: Mapping[str, Any], objective: str, device: torch
     if isinstance(call, nn.Module):
         if [*call.parameters()]:
             what = f"{KEY} is {name}, which has weights of its own, and only the model's are trained"
-            raise UserError(what, f"{KEY}._target_", "put them into the model, or register them as buffers")
+            raise UserError(what, f"{KEY}._target_", "put them into the model; constants of a loss are buffers")
         call = call.to(device)
     own = OwnLoss(task, call, name)
     sums = own.sums if objective in OF_LOSS else task.sums

@@ -67,7 +67,7 @@ def fitted(outputs: Tensor, targets: Tensor) -> Tensor:
     Raises UserError where they are not as many.
     """
     if outputs.shape != targets.shape:
-        if outputs.shape[:1] != targets.shape[:1] or outputs.numel() != targets.numel():
+        if not _are_one_each(outputs, targets):
             what = f"the model gives {tuple(outputs.shape)} for targets of {tuple(targets.shape)}"
             raise UserError(what, "model", "give as many numbers for each sample as its target has")
         outputs = outputs.reshape(targets.shape)
@@ -102,8 +102,13 @@ def _r2(squared: float, first: float, second: float, samples: float) -> float:
 
 def _as_they_are(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs that are as many as the targets have the same shape; others may mean more, such as a variance."""
-    is_one_each = outputs.shape[:1] == targets.shape[:1] and outputs.numel() == targets.numel()
-    return (fitted(outputs, targets) if is_one_each else outputs.float()), targets
+    return (fitted(outputs, targets) if _are_one_each(outputs, targets) else outputs.float()), targets
+
+
+def _are_one_each(outputs: Tensor, targets: Tensor) -> bool:
+    """Whether they have the same shape but for dimensions of one."""
+    same = [n for n in outputs.shape[1:] if n > 1] == [n for n in targets.shape[1:] if n > 1]
+    return same and outputs.shape[:1] == targets.shape[:1]
 
 
 def _in_own_units(offset: float, scale: float, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

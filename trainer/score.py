@@ -102,7 +102,7 @@ def hits(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Raises UserError where outputs are no scores of classes.
     """
-    if outputs.shape[:-1] != targets.shape:
+    if outputs.shape[:-1] != targets.shape or outputs.shape[-1] < 2:  # of one score the best is always the first
         what = f"the model gives {tuple(outputs.shape)} for targets of {tuple(targets.shape)}"
         raise UserError(what, "model", f"give a score for each class: {(*targets.shape, 'classes')}")
     return (outputs.argmax(-1) == targets).view(len(targets), -1).float().mean(1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_EVERY_S = 5.0
-METRICS = ("val/accuracy", "val/mae", "val/loss", "train/loss", "val/r2")
+METRICS = ("val/accuracy", "val/mae", "val/rmse", "val/loss", "train/loss", "val/r2")
 """Of our trainer; what is shown of a member, the first ones where there is little room."""
 SHOWN_METRICS = 3
 PACE_S = 30.0

@@ -144,6 +144,17 @@ def test_images_that_nothing_is_said_of_have_gaps(tmp_path: Path) -> None:
     assert numbers_of(loaded(root, split)) == [list(range(12)), [50]]
 
 
+def test_images_whose_file_lacks_a_column_have_gaps(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path, f"{number % 2}/{number}.png", number)
+    metadata(tmp_path / "0" / "metadata.csv", [{"file_name": f"{n}.png", "kind": "a", "site": "x"} for n in (0, 2)])
+    metadata(tmp_path / "1" / "metadata.csv", [{"file_name": f"{n}.png", "kind": "b"} for n in (1, 3)])
+
+    data = loaded(tmp_path, {"by": "filter", "validation": 'site == "x"', "train": 'kind == "b"'}, label="kind")
+
+    assert numbers_of(data) == [[1, 3], [0, 2]]
+
+
 def test_images_digest_follows_the_classes_of_the_metadata(tmp_path: Path) -> None:
     root = flat(tmp_path / "in")
     first = loaded(root, {"fraction": 0.0}, label="kind").train_card.digest

@@ -155,6 +155,17 @@ def test_rows_of_a_regression_are_parted_as_our_trainer_parts_them(tmp_path: Pat
             assert said == pytest.approx(learned.tolist(), rel=1e-5)
 
 
+def test_rows_parted_by_their_classes_are_not_taken_for_those_of_a_regression(tmp_path: Path) -> None:
+    rows = pa.Table.from_pylist([{"id": i, "level": i % 2} for i in range(60)])
+    validated = []
+    for task in ("classification", "regression"):
+        data = table(tmp_path, rows, target="level", features=["id"], task=task, split={"fraction": 0.5})
+        folder = export_splits.export(run_of(tmp_path, data, job=task), 0, "csv")
+        validated.append([row["id"] for row in part_of(folder, "validation", "csv")])
+
+    assert sorted(validated[0]) != sorted(validated[1])
+
+
 @pytest.mark.parametrize(
     "split",
     [

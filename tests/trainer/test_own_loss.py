@@ -69,6 +69,16 @@ def test_outputs_that_mean_more_than_the_target_leave_its_metrics_out() -> None:
     assert found["val/loss"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
+def test_accuracy_of_one_score_is_left_out() -> None:
+    task = with_loss(score.CLASSIFICATION, {"_target_": f"{PROJECT}.binary"})
+    outputs, targets = numbers(6, 1), torch.tensor([0, 1, 1, 0, 1, 1])
+
+    found = task.measured("val", task.rows(outputs, targets).sum(1).tolist())
+
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
+    assert found == {"val/loss": pytest.approx(wanted.item(), rel=1e-5)}
+
+
 def test_metrics_that_the_objective_names_are_not_left_out() -> None:
     task = with_loss(regression.task(0.0, 1.0), {"_target_": f"{PROJECT}.Gaussian"}, objective="val/mae")
 

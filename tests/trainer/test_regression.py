@@ -91,6 +91,12 @@ def test_outputs_that_are_not_one_for_each_number_are_refused(form: tuple[int, .
             function(numbers(*form), numbers(8))
 
 
+def test_outputs_of_another_shape_are_not_taken_for_as_many_numbers() -> None:
+    with pytest.raises(UserError, match=r"gives \(4, 3, 2\) for targets of \(4, 2, 3\)"):
+        regression.losses(numbers(4, 3, 2), numbers(4, 2, 3))
+    assert regression.losses(numbers(4, 1, 3), numbers(4, 3)).tolist() == [0.0] * 4
+
+
 def test_diabetes_is_learned_and_reported_in_its_own_units(member: Make) -> None:
     train = {"max_steps": None, "epochs": 20, "batch_size": 32, "schedule": "cosine", "log_every_steps": 12}
     run = member(**DIABETES, objective=BY_MAE, train=train)

@@ -166,6 +166,24 @@ def test_own_data_set_that_draws_random_numbers_is_known_by_it(number: Callable[
     assert data.train_card.digest == left.train_card.digest  # whatever was drawn before
 
 
+@pytest.mark.parametrize(("last", "said"), [(7, [7.0]), (2.5, [2.5])])
+def test_own_data_set_of_numbers_is_known_by_any_sample_that_is_read(last: float, said: list[float]) -> None:
+    rows = [(torch.zeros(2), 3), (torch.zeros(2), 0.5), (torch.zeros(2), last)]
+
+    data = datasets.data_of("own", rows, rows)
+
+    assert (data.shape.task, data.train.batch(np.array([2]))[1].tolist()) == ("regression", said)
+
+
+def test_own_data_set_of_classes_with_a_fraction_that_was_not_read_says_so() -> None:
+    rows = [(torch.zeros(2), 1)] * 1000 + [(torch.zeros(2), 0.5)] + [(torch.zeros(2), 1)] * 1000
+
+    data = datasets.data_of("own", rows, rows)
+
+    with pytest.raises(UserError, match="some targets of your data set are floats"):
+        data.train.batch(np.array([1000]))
+
+
 def test_own_data_sets_become_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent / "project")
     own = importlib.import_module("own")

@@ -52,7 +52,7 @@ def labels_of(records: Records, name: str, key: str) -> Labels:
     """A class for each sample, by a column that `key` names."""
     from trainer.data.matrix import Wanted, matrix_of
 
-    matrix = matrix_of(records, Wanted(known(records, name, key), ()))
+    matrix = matrix_of(records, Wanted(known(records, name, key), (), key=key))
     return Labels(matrix.targets, matrix.labels)
 
 

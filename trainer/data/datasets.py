@@ -37,38 +37,37 @@ class Mapped:
     dataset: Any
     draws: bool = True
     """Whether reading a sample draws random numbers, as far as some samples tell."""
+    numbers: bool = False
+    """Whether targets are numbers to be predicted, likewise."""
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        return _stacked(self.dataset[int(i)] for i in indices)
+        return self._stacked(self.dataset[int(i)] for i in indices)
 
     def drawn(self, indices: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
         """As `batch`; the random numbers that reading a sample draws are its own (see sources.Drawn). Where no sample
         was seen to draw any, a whole batch has one seed: setting it for each would take longer than the reading."""
         with tensors.seeded(seed_of(seed, int(indices[0]))):
-            return _stacked(self._drawn(int(i), seed) for i in indices) if self.draws else self.batch(indices)
+            return self._stacked(self._drawn(int(i), seed) for i in indices) if self.draws else self.batch(indices)
 
     def _drawn(self, index: int, seed: int) -> Any:
         tensors.reseed(seed_of(seed, index))
         return self.dataset[index]
+
+    def _stacked(self, pairs: Iterable[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+        inputs, targets = (torch.stack([torch.as_tensor(one) for one in side]) for side in zip(*pairs, strict=True))
+        if targets.is_floating_point() and not self.numbers:
+            what = "some targets of your data set are floats, and the first ones that were read are whole numbers"
+            raise UserError(what, "data._target_", "give floats alone (numbers to be predicted), or int (classes)")
+        return inputs, targets.float() if self.numbers else targets.long()
 
     def digest(self) -> str:
         """SHA-256 of the length and of samples taken at equal distances."""
         places = np.unique(np.linspace(0, len(self) - 1, min(PROBES, len(self))).astype(np.int64))
         content = TensorSamples(*self.drawn(places, 0)).digest()
         return hashlib.sha256(f"{len(self)} {content}".encode()).hexdigest()
-
-
-def _stacked(pairs: Iterable[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
-    inputs, targets = ([torch.as_tensor(one) for one in side] for side in zip(*pairs, strict=True))
-    return torch.stack(inputs), _as_learned(torch.stack(targets))
-
-
-def _as_learned(targets: Tensor) -> Tensor:
-    """Numbers in fp32, classes as whole numbers."""
-    return targets.float() if targets.is_floating_point() else targets.long()
 
 
 def data_of(name: str, train: Any, validation: Any) -> Data:
@@ -113,9 +112,11 @@ def must_be_the_same(told: Sequence[str], before: str) -> str:
 def _samples(dataset: Any) -> Mapped | TensorSamples:
     if isinstance(dataset, TensorDataset):
         inputs, targets = dataset.tensors
-        return TensorSamples(inputs, _as_learned(targets))
+        return TensorSamples(inputs, targets.float() if targets.is_floating_point() else targets.long())
     places = np.linspace(0, len(dataset) - 1, min(TRIED, len(dataset))).astype(np.int64).tolist()
-    return Mapped(dataset, tensors.drawn(lambda: [dataset[i] for i in places]))
+    tried = list[Any]()
+    draws = tensors.drawn(lambda: tried.extend(dataset[i][1] for i in places))
+    return Mapped(dataset, draws, any(torch.as_tensor(target).is_floating_point() for target in tried))
 
 
 def _classes(dataset: Any, samples: Samples) -> int:

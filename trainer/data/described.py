@@ -1,7 +1,8 @@
 """What is said of the images in a folder? By metadata.csv or .jsonl beside them, as Hugging Face's imagefolder has it.
 
 https://huggingface.co/docs/datasets/image_dataset: a line for each image, whose `file_name` is its path below the
-folder that the metadata lie in. An image that no line names has gaps, as null is; a line of no image is passed over.
+folder that the metadata lie in. An image that no line names has gaps, as null is, and so has one whose file lacks the
+column; a line of no image is passed over.
 """
 
 from __future__ import annotations
@@ -63,15 +64,17 @@ def _said(names: Sequence[str], metadata: Sequence[File], wanted: Types) -> dict
     kinds = {KEY: arrow.string(), **wanted}
     rows, batches = dict[str, int](), []
     for file in metadata:
-        folder = PurePosixPath(file.name).parent
-        for batch in columns.batches(file, kinds):
+        folder, there = PurePosixPath(file.name).parent, columns.types(file)
+        for batch in columns.batches(file, {name: kind for name, kind in kinds.items() if name in there}):
             for text in batch.column(KEY).to_pylist():
                 name = (folder / (text or "")).as_posix()
                 if name in rows:
                     what = f"{file.shown} names {files.shown(name)!r}, of which a line before says something already"
                     raise UserError(what, "data.path", "write one line for each image")
                 rows[name] = len(rows)
-            batches.append(batch)
+            gaps = {name: arrow.nulls(len(batch), kind) for name, kind in kinds.items() if name not in there}
+            own = [gaps[name] if name in gaps else batch.column(name) for name in kinds]
+            batches.append(arrow.RecordBatch.from_arrays(own, list(kinds)))
     chosen = arrow.array([rows.get(name) for name in names], arrow.int64())
     table = arrow.Table.from_batches(batches, arrow.schema(list(kinds.items()))).combine_chunks().take(chosen)
     return {name: table.column(name).combine_chunks() for name in wanted}

@@ -12,6 +12,8 @@ from trainer.failure import UserError
 CLASSES = "choose a column of classes: whole numbers, or text"
 NUMBERS = "choose a column of classes (whole numbers, or text); or predict its numbers: data.task=regression"
 """What to do about fractions where classes should be: the second in a table, whose numbers could be predicted."""
+VALUES = "split by a column of whole numbers or text, or by=time, or by=filter"
+"""The same of what a split goes by."""
 
 
 def in_order(labels: Iterable[str], called: str, key: str, do: str = CLASSES) -> list[str]:

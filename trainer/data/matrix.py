@@ -14,11 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from trainer.data import files
+from trainer.data import files, labels
 from trainer.data.records import Chunk, Records, is_number
 from trainer.data.splits import Labels
 from trainer.data.staged import staged
@@ -45,6 +45,8 @@ class Wanted:
     """A column of times or numbers that samples are ordered by."""
     gaps: bool = False
     """Whether a feature may lack a value."""
+    key: str = "data.target"
+    """Where the target was named."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,12 @@ def _targets(folder: Path, wanted: Wanted, rows: int) -> np.ndarray:
 
 def _write(records: Records, wanted: Wanted, folder: Path) -> Mapping[str, Any]:
     """Every batch, to its three files; then classes get their final numbers."""
-    kind = Numbers if wanted.numbers else Coded
     kinds = _kinds(records, wanted)
     rows, aside = 0, ""
     with ExitStack() as stack:
         features = stack.enter_context((folder / FEATURES).open("wb"))
-        targets = kind(wanted.target or "", stack.enter_context((folder / TARGETS).open("wb")))
-        values = Coded(wanted.values or "", stack.enter_context((folder / ASIDE).open("wb")))
+        targets = _target(wanted, stack.enter_context((folder / TARGETS).open("wb")))
+        values = Coded(wanted.values or "", stack.enter_context((folder / ASIDE).open("wb")), labels.VALUES)
         for chunk in records.read(kinds):
             features.write(_numbers(chunk, wanted).tobytes())
             targets.add(chunk)
@@ -113,9 +114,15 @@ def _write(records: Records, wanted: Wanted, folder: Path) -> Mapping[str, Any]:
         raise UserError("the table has no rows", f"{records.key}: {records.shown}", "choose data with rows")
     ordered = []
     if wanted.target and isinstance(targets, Coded):
-        ordered = in_their_order(records, targets, folder / TARGETS)
+        ordered = in_their_order(records, targets, wanted.key, folder / TARGETS)
     document = {"rows": rows, "labels": ordered, "aside": aside, "values": list(values.seen)}
     return {**document, "sha256": _digest(folder, [rows, wanted.features, ordered])}
+
+
+def _target(wanted: Wanted, out: BinaryIO) -> Coded | Numbers:
+    if wanted.numbers and wanted.target:
+        return Numbers(wanted.target, out)
+    return Coded(wanted.target or "", out, labels.NUMBERS if wanted.features else labels.CLASSES)
 
 
 def _kinds(records: Records, wanted: Wanted) -> dict[str, Any]:

@@ -28,12 +28,14 @@ class Coded:
     name: str
     """Empty where there is no such column."""
     out: BinaryIO
+    do: str
+    """What to do about fractions."""
     seen: dict[str, int] = field(default_factory=dict)
 
     def add(self, chunk: Chunk) -> None:
         if not self.name:
             return
-        texts = texts_of(chunk, self.name).dictionary_encode()
+        texts = texts_of(chunk, self.name, self.do).dictionary_encode()
         places = [self.seen.setdefault(label, len(self.seen)) for label in texts.dictionary.to_pylist()]
         self.out.write(np.array(places, dtype="<i4")[texts.indices.to_numpy()].tobytes())
 
@@ -67,14 +69,14 @@ def label_kind(given: Any) -> Any:
     return given if types.is_boolean(given) else arrow.string()
 
 
-def texts_of(chunk: Chunk, name: str) -> Any:
+def texts_of(chunk: Chunk, name: str, do: str) -> Any:
     """Labels as text, none missing. Whole numbers are written without a point."""
     arrow, compute = (needed(f"pyarrow{part}", "pyarrow", "data.kind: table") for part in ("", ".compute"))
     column = chunk.batch.column(name)
     if arrow.types.is_floating(column.type):
         whole = compute.fill_null(compute.equal(compute.floor(column), column), True)
         refuse(compute.is_null(column, nan_is_null=True), f"has no value in column {name!r}", chunk)
-        refuse(compute.invert(whole), f"has a fraction in column {name!r}, which names a class", chunk, labels.NUMBERS)
+        refuse(compute.invert(whole), f"has a fraction in column {name!r}, which has labels", chunk, do)
         column = column.cast(arrow.int64())
     texts = column.cast(arrow.string())
     gaps = compute.or_kleene(compute.is_null(texts), compute.equal(texts, ""))
@@ -90,10 +92,11 @@ def refuse(bad: Any, what: str, chunk: Chunk, do: str = CORRECT) -> None:
         raise UserError(said, chunk.key, do)
 
 
-def in_their_order(records: Records, written: Coded, path: Path) -> list[str]:
-    """All labels of a column of targets in the order of their numbers, which the file has from then on."""
-    own, key = records.classes.get(written.name), f"data.target: {written.name}"
-    ordered = list(own or labels.in_order(written.seen, f"column {written.name!r}", key, labels.NUMBERS))
+def in_their_order(records: Records, written: Coded, key: str, path: Path) -> list[str]:
+    """All labels of a column of targets, which `key` names, in the order of their numbers, which the file has from then
+    on."""
+    own, where = records.classes.get(written.name), f"{key}: {written.name}"
+    ordered = list(own or labels.in_order(written.seen, f"column {written.name!r}", where, written.do))
     final = np.array(labels.final(written.seen, ordered), dtype="<i4")
     numbers = np.memmap(path, dtype="<i4", mode="r+")
     for begin in range(0, len(numbers), PIECE):
