@@ -84,7 +84,8 @@ class Restarts:
     elsewhere: NotNegative = 0
     """Not a cause: where these did not help and one host ended each of the attempts, or where a host that was lost is
     among the job's again, it goes back to the queue without that host so often (as far as others are left in its
-    partition; a host that was lost once is left only if others are free, one that was twice in a row in any case)."""
+    partition). A host that was lost once is left only if others like it are free, and never by the last of these
+    times; one that was lost twice in a row in any case."""
 
 
 NO_RESTARTS = Restarts(rendezvous=0, worker=0)

@@ -29,7 +29,14 @@ from launchers.folders import folder_of
 from launchers.host.secret_values import value_of
 from launchers.parts import parts
 from launchers.plan import Plan
-from launchers.programs.ready import NO_SHELL, made_ready, missing_in, scripts_are_frozen, why_no_program
+from launchers.programs.ready import (
+    NO_SHELL,
+    made_ready,
+    may_be_brought,
+    missing_in,
+    scripts_are_frozen,
+    why_no_program,
+)
 from launchers.queue import pool as held
 from launchers.queue import scheduler, slurm, time_limits
 
@@ -97,7 +104,7 @@ def _program_of_ones_own(spec: schema.Spec, plan: Plan) -> Iterator[Finding]:
         scripts_are_frozen(spec)
     job = spec.job
     later = job.source is not None or (job.kind == "module" and job.requirements is not None)
-    if plan.pools[0].container is None and job.requirements is not None and why_no_program(spec, None):
+    if plan.pools[0].container is None and may_be_brought(job) and why_no_program(spec, None):
         yield _brought(job.command[0], f"on this host, {socket.gethostname()}")
         return
     if plan.pools[0].container is None and job.kind != "trainer" and not later:
@@ -285,7 +292,7 @@ def _program(inside: Sequence[str], job: job_schema.Job) -> Iterator[Finding]:
         return
     if said.strip():
         yield Finding(True, f"the image runs: {name}" + (f", with {said.strip()}" if wanted == word else ""))
-    elif job.requirements is not None:
+    elif may_be_brought(job):
         yield _brought(word, f"in {name}")
     else:
         do = "name a program that is in the image, or the path of one that stands in your project"

@@ -14,6 +14,7 @@ from launchers.apptainer import container
 from launchers.cluster import Cluster
 from launchers.plan import Plan, PoolPlan
 from launchers.programs.words import SCRIPTS
+from launchers.removal import REMOVE
 from launchers.run_folder import client_store
 
 EARLY_NOTICE = """\
@@ -50,8 +51,7 @@ def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Clu
     lines += [contract.PART_NAMES.rstrip("\n")] if plan.launcher == "pool" else []
     lines += [f"export LOCAL_WORLD_SIZE={pool.ranks_per_node}"]
     if box is not None:
-        lines += _folders(box, pool.stage_dir, rank)
-        lines += [_mark_line(rank)] if plan.launcher != "local" else []
+        lines += _folders(box, pool.stage_dir, rank, marked=plan.launcher != "local")
         lines += container.presence_lines(box.needs)
         lines += container.environment_lines(env, (*contract.SLURM_NAMES, *pool.passed))
     else:
@@ -69,10 +69,11 @@ def rank_script(plan: Plan, pool: PoolPlan, env: Mapping[str, str], cluster: Clu
     return "\n".join(lines) + "\n"
 
 
-def _folders(box: container.ContainerPlan, stage_dir: str | None, rank: Rank) -> list[str]:
+def _folders(box: container.ContainerPlan, stage_dir: str | None, rank: Rank, *, marked: bool) -> list[str]:
     """Folders on the node that the container sees: mine, and nobody else's, as /tmp is everybody's."""
     scratch = rank.scratch
     lines = [f"mkdir -p -m 700 {shlex.quote(scratch)} && [ -O {shlex.quote(scratch)} ] || exit 1"]
+    lines += [_mark_line(rank)] if marked else []
     lines += [f"mkdir -p {shlex.quote(scratch + '/home')} || exit 1", *container.shm_lines(box, scratch)]
     lines += [*container.site_lines(box), *container.layer_lines(box, scratch)]
     lines += [f"mkdir -p -m 700 {shlex.quote(stage_dir)} || exit 1"] if stage_dir is not None else []
@@ -101,7 +102,8 @@ def end_script(lines: Sequence[str], rank: Rank, folders: Sequence[str], ranks_p
         f"cd {shlex.quote(_ranks(rank))} 2>/dev/null || exit 0",
         f"mv {MARK}.runs {MARK}.ended",
         'set -- *.runs; [ ! -e "$1" ] || exit 0',
-        f'set -- "$SLURM_STEP_ID"-*.ended; [ "$#" -lt {ranks_per_node} ] || exec rm -rf -- {shlex.join(folders)}',
+        f'set -- "$SLURM_STEP_ID"-*.ended; [ "$#" -ge {ranks_per_node} ] || exit 0',
+        f"set -- {shlex.join(folders)}; {REMOVE}",
     ]
     return (
         "\n".join(["#!/bin/sh", "# When a rank has ended; made by Fairlead.", *lines, *(last if folders else [])])

@@ -27,6 +27,7 @@ from launchers.jobs.status import status_of
 from launchers.layout import Unit
 from launchers.plan import Plan, PoolPlan, plans_from, unit_of
 from launchers.queue.slurm import client_environment
+from launchers.rank_script import MARK
 from launchers.run_folder.record import Attempt, Run, make_private, read_json, rows_of, write_text
 from launchers.step import Start, step_of
 
@@ -106,7 +107,8 @@ def script(of: Beside, words: Sequence[str]) -> str:
     own = [f"export {name}={value}" for name, value in names.items()]
     counted = [f"set -- {unit.first_rank} {unit.first_node}"] if unit else []
     begin = [f"unset {' '.join(BY_SLURM)}", *own, *counted, f"cd {shlex.quote(str(of.run.path))} || exit 1"]
-    return "\n".join(["#!/bin/sh", *begin, *(x for x in lines[1:] if not x.startswith(NOT_OURS))]) + "\n"
+    kept = [line for line in lines[1:] if not line.startswith(NOT_OURS) and MARK not in line]
+    return "\n".join(["#!/bin/sh", *begin, *kept]) + "\n"
 
 
 def argv(of: Beside, path: Path, *, terminal: bool) -> list[str]:

@@ -32,7 +32,8 @@ def hosts_to_avoid(host: str, at_once: bool = False) -> str:
     """The hosts that this job excludes, with this one more; empty where it could never run then, as far as that can be
     seen: too few other hosts with all its features, hosts asked for by name, or features of which some will do.
 
-    `at_once`: so many others must be free now, or be this job's own."""
+    `at_once`: so many others with the same processors, memory and cards must be free now. Its own are not: Slurm keeps
+    a job that is put back for two minutes, and others may take them meanwhile."""
     with contextlib.suppress(CommandError, ValueError, KeyError):
         job = described()
         features = job.get("Features", NONE)
@@ -41,19 +42,31 @@ def hosts_to_avoid(host: str, at_once: bool = False) -> str:
             return ""
         before = job.get("ExcNodeList", NONE)
         avoided = {host, *(_names(before) if before != NONE else ())}
-        states = FREE if at_once else USABLE
-        listed = ["sinfo", "--noheader", "--Node", f"--partition={job['Partition']}", f"--states={states}"]
-        said = [line.split() for line in output_of([*listed, "--format=%N %f"], timeout_s=30).splitlines()]
-        there = {name for name, *has in said if wanted <= set(",".join(has).split(","))}
-        there |= set(own_hosts()) if at_once else set()
-        if len(there - avoided) >= int(job["NumNodes"].partition("-")[0]):
+        there = _like(host, job["Partition"], wanted) if at_once else _hosts(job["Partition"], wanted, USABLE)
+        if len(there.keys() - avoided) >= int(job["NumNodes"].partition("-")[0]):
             return ",".join(sorted(avoided))
     return ""
 
 
+def _hosts(partition: str, features: set[str], states: str = "") -> dict[str, str]:
+    """The hosts with all these features, in these states or any: their processors, memory and cards."""
+    listed = ["sinfo", "--noheader", "--Node", f"--partition={partition}", *([f"--states={states}"] if states else [])]
+    said = [line.split() for line in output_of([*listed, "--format=%N %c,%m,%G %f"], timeout_s=30).splitlines()]
+    return {name: has for name, has, *own in said if features <= set(",".join(own).split(","))}
+
+
+def _like(host: str, partition: str, features: set[str]) -> dict[str, str]:
+    """The free hosts that have what this one has."""
+    own = _hosts(partition, set())[host]
+    return {name: has for name, has in _hosts(partition, features, FREE).items() if has == own}
+
+
 def lost_again(outcomes: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
     """A host of this allocation with which the last attempts were lost, and how many in a row; none is "", 0. Slurm
-    gives a node again as soon as it answers, however often it falls silent."""
+    gives a node again as soon as it answers, however often it falls silent. Who lets a job go to an avoided host again
+    meant it so."""
+    if outcomes and outcomes[-1].get("avoided"):
+        return "", 0
     host, times = "", 0
     for said in reversed(outcomes):
         if said.get("cause") != "node_failure" or not said.get("host") or host not in ("", said["host"]):

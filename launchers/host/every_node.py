@@ -13,10 +13,9 @@ from launchers.errors import CommandError
 from launchers.plan import Plan
 from launchers.queue.in_pool import Place
 from launchers.queue.slurm import client_environment
+from launchers.removal import REMOVE
 
 REMOVE_S = 60.0
-REMOVE = 'rm -rf -- "$@" 2>/dev/null || { chmod -R u+rwX -- "$@" 2>/dev/null; rm -rf -- "$@"; }'
-"""Python leaves what the kernel's overlay makes unreadable, and rm what a program did, unless root calls it."""
 
 
 def is_on_one_host(plan: Plan) -> bool:

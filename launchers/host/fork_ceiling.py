@@ -1,5 +1,5 @@
-"""How many threads and processes may a program's user have on this node? A hard ceiling, for what forks faster than
-anybody looks.
+"""How many threads and processes may a program's user have on this node? A ceiling for what forks faster than anybody
+looks. It is the soft limit, which a program that means to may raise again.
 
 The kernel's own (RLIMIT_NPROC of getrlimit(2)): it counts every thread of a user, in all their jobs on the node, and
 so has room for programs of many threads; job.max_processes is held by piped.py, which counts a program's own. Root has
@@ -23,7 +23,7 @@ def set_ceiling(max_processes: int) -> None:
     """For this process and all that it begins: what its user has by now, and room. One that is lower stays."""
     most = threads_of(os.getuid()) + room(max_processes, os.cpu_count() or 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    resource.setrlimit(resource.RLIMIT_NPROC, (_lower(soft, most), _lower(hard, most)))
+    resource.setrlimit(resource.RLIMIT_NPROC, (_lower(soft, most), hard))
 
 
 def room(max_processes: int, cpus: int) -> int:

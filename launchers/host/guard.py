@@ -10,6 +10,7 @@ is removed, too. Standard library only, as it runs beside ranks.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ class Guard:
 def main(ranks: IO[bytes], folders: Sequence[str]) -> None:
     """A line for each rank, until it ends."""
     from launchers.host.leftovers import end_all, in_session
+    from launchers.removal import REMOVE
 
     lines = ranks.read().decode().splitlines()
     for line in lines:
@@ -66,7 +68,17 @@ def main(ranks: IO[bytes], folders: Sequence[str]) -> None:
         if line != DONE:
             end_all(partial(in_session, int(pid), start))
     if DONE not in lines:
-        subprocess.run(["rm", "-rf", "--", *folders], timeout=REMOVE_S, check=False)
+        subprocess.run(["sh", "-c", REMOVE, "sh", *_aside(folders)], timeout=REMOVE_S, check=False)
+
+
+def _aside(folders: Sequence[str]) -> list[str]:
+    """The folders under other names: the next attempt may begin before they are gone."""
+    found = list[str]()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            os.rename(folder, aside := f"{folder}.gone-{os.getpid()}")  # noqa: PTH104 (without pathlib, as elsewhere)
+            found.append(aside)
+    return found
 
 
 if __name__ == "__main__":

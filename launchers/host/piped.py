@@ -65,6 +65,8 @@ class Beside:
         self._counted_at, self._looked_at, self._count_s = -COUNT_S, 0.0, COUNT_S
         self._on_node = _on_node()
         """Processes of the node when it was last looked through, or fewest since."""
+        self._is_one_of_several = "SLURM_PROCID" in os.environ and os.environ.get("LOCAL_WORLD_SIZE") != "1"
+        """Of Slurm's ranks of one node, whose group is the same: what is found in it may be another's."""
         self._why = ""
         """What it was ended for."""
         _try(os.unlink, self._error)  # of a worker that was started again
@@ -131,7 +133,7 @@ class Beside:
             return
         begun = time.thread_time()
         count, self._on_node, self._counted_at = self._family.count(), min(self._on_node, there), now
-        if many and count <= most:
+        if (many and count <= most) or (self._is_one_of_several and count > most):
             count, self._on_node = len(list(self._family.living())), there
         self._count_s = max(COUNT_S, (time.thread_time() - begun) / COUNT_SHARE)
         if count > most:

@@ -105,7 +105,7 @@ class Supervisor:
             host is None
             or self.plan.launcher != "slurm"
             or self.plan.components
-            or before >= self.plan.restarts.elsewhere
+            or before + at_once >= self.plan.restarts.elsewhere  # the last one is for where nothing else helps
         ):
             return ""
         return elsewhere.hosts_to_avoid(host, at_once)

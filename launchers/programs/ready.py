@@ -81,7 +81,7 @@ def _one_ready(
         return None
     asked = image is None or shutil.which(here.apptainer) is not None
     problem = why_no_program(spec, image) if asked else None
-    if problem is not None and job.requirements is None:
+    if problem is not None and not may_be_brought(job):
         raise SpecError([problem])
     if (job.kind == "module" and job.source is not None) or job.requirements is not None:
         ready = _installed(spec, _of_the_program(job, here), image.digest if image else "", say)
@@ -167,6 +167,11 @@ def _look_for_torch(box: machine_schema.Container, here: Interpreter) -> None:
         what = f"{here.name} has no torch, which our trainer needs"
         do = "choose container=pytorch-cpu or pytorch-cuda; a program of your own is job=script, command or module"
         raise SpecError([Problem(what, f"container.image={here.image}", do)])
+
+
+def may_be_brought(job: job_schema.Job) -> bool:
+    """Whether its requirements may bring the program that is not there: no interpreter, and no entry point."""
+    return job.requirements is not None and bool(job.command) and not ITSELF.fullmatch(job.command[0])
 
 
 def why_no_program(spec: schema.Spec, image: BuiltImage | None) -> Problem | None:
