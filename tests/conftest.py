@@ -143,7 +143,8 @@ class Fakes:
     def calls(self, name: str) -> list[dict[str, Any]]:
         """`argv` and `env` of every call so far."""
         text = self.log.read_text(encoding="utf-8", errors="surrogateescape") if self.log.exists() else ""
-        return [row for line in text.splitlines() if (row := json.loads(line))["name"] == name]
+        whole = text.split("\n")[:-1]  # another may be written just now
+        return [row for line in whole if (row := json.loads(line))["name"] == name]
 
     def alone(self, monkeypatch: pytest.MonkeyPatch, *real: str) -> None:
         """Nothing but the fakes is on PATH, and these real commands."""

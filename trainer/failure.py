@@ -25,8 +25,11 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 # that is full, says only that it is not where it should be in the file (measured with torch 2.13).
 DISK_WORDS = (*(os.strerror(number) for number in DISK_ERRORS), "unexpected pos", "iostream error")
 
-# torch's, of a data loader process that was killed; one that ends itself "exited unexpectedly with exit code" (2.13).
-LOADER_KILLED = re.compile(r"^DataLoader worker \(pid \d+\) is killed by signal")
+# torch's, of a data loader process that was killed, in the second words where somebody else heard of its end first (seen
+# on a busy machine); one that ends itself "exited unexpectedly with exit code" (2.13).
+LOADER_KILLED = re.compile(
+    r"^DataLoader worker \((?:pid \d+\) is killed by signal|pid\(s\) [\d, ]+\) exited unexpectedly$)"
+)
 
 # Of what drives a card, in words alone: torch's own types tell no cause (torch 2.13, and CUDA's, cuDNN's and cuBLAS's
 # names of their errors, which ROCm's libraries take over).

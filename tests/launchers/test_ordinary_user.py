@@ -103,6 +103,7 @@ def closed_above(path: Path) -> str | None:
 def person() -> Iterator[Person]:
     if shutil.which("apptainer") is None:
         pytest.skip("needs Apptainer")
+    before = os.umask(0o022)  # who ran in this process before may have closed everything to others
     folder = Path(tempfile.mkdtemp(prefix="fairlead-person-", dir="/tmp"))  # pytest's own are closed to others
     folder.chmod(0o755)
     for name in ("home", "work", "scratch", "tmp", "images"):
@@ -110,6 +111,7 @@ def person() -> Iterator[Person]:
         if os.getuid() == 0:
             os.chown(folder / name, NUMBER, NUMBER)
     yield Person(folder)
+    os.umask(before)
     shutil.rmtree(folder)
 
 

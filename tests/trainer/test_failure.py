@@ -57,6 +57,8 @@ def test_cause_of_a_full_disk_is_the_site_whoever_writes() -> None:
         (MemoryError(), "out_of_memory"),
         (RendezvousError("No space left on device"), "rendezvous"),
         (RuntimeError("Connection closed by peer [10.0.0.1]"), "rendezvous"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 11) exited unexpectedly"), "crash"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly with exit code 3"), "user_error"),
     ],
 )
 def test_cause_of_other_errors_is_their_own(error: Exception, expected: str) -> None:
