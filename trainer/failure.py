@@ -25,11 +25,12 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 # that is full, says only that it is not where it should be in the file (measured with torch 2.13).
 DISK_WORDS = (*(os.strerror(number) for number in DISK_ERRORS), "unexpected pos", "iostream error")
 
-# torch's, of a data loader process that was killed, in the second words where somebody else heard of its end first (seen
-# on a busy machine); one that ends itself "exited unexpectedly with exit code" (2.13).
+# torch's, of a data loader process that was killed; on a busy machine somebody else may hear of its end first (seen),
+# and then only the second words are said. They stand above those of one that ends itself, too (2.13).
 LOADER_KILLED = re.compile(
     r"^DataLoader worker \((?:pid \d+\) is killed by signal|pid\(s\) [\d, ]+\) exited unexpectedly$)"
 )
+LOADER_LEFT = "exited unexpectedly with exit code"
 
 # Of what drives a card, in words alone: torch's own types tell no cause (torch 2.13, and CUDA's, cuDNN's and cuBLAS's
 # names of their errors, which ROCm's libraries take over).
@@ -79,7 +80,8 @@ def cause(error: BaseException) -> str:
         return "crash"
     if "RuntimeError" in kinds and any(words in text for words in PEER_LOST):
         return "rendezvous"
-    if any(isinstance(e, RuntimeError) and LOADER_KILLED.match(str(e)) for e in _chain(error)):
+    said = [str(e) for e in _chain(error) if isinstance(e, RuntimeError)]
+    if any(map(LOADER_KILLED.match, said)) and not any(LOADER_LEFT in words for words in said):
         return "crash"
     return "user_error"
 
