@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,15 +93,6 @@ def test_dockerfile_image_is_another_when_what_it_copies_changes(tmp_path: Path)
         paths.add(image.image_path(image.recipe_of(box, tmp_path), schema.ImageBuild(), tmp_path))
 
     assert len(paths) == 2 and all(path.name.startswith("app-") for path in paths)
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    one = Registry(tmp_path / "registry", private=False)
-    try:
-        yield one.start()
-    finally:
-        one.stop()
 
 
 def _base_layer() -> bytes:

@@ -38,15 +38,15 @@ def records_of(shown: str, names: Sequence[str], own: Mapping[str, Sequence[str]
     """
     arrow = needed("pyarrow", "pyarrow", WHERE)
     kinds: dict[str, Any] = {}
-    for file in metadata:
-        types = columns.types(file)
+    typed = [(file, columns.types(file)) for file in metadata]
+    for file, types in typed:
         if KEY not in types:
             do = "write each image's path below the folder of this file into it"
             raise UserError(f"{file.shown} has no column {KEY!r}", "data.path", do)
         kinds = {name: kind for name, kind in types.items() if name != KEY} | kinds
 
     def read(wanted: Types) -> Iterator[Chunk]:
-        said = _said(names, metadata, {name: kind for name, kind in wanted.items() if name not in own})
+        said = _said(names, typed, {name: kind for name, kind in wanted.items() if name not in own})
         texts = {name: arrow.array(own[name], arrow.string()) for name in wanted if name in own}
         batch = arrow.RecordBatch.from_arrays([texts.get(name, said.get(name)) for name in wanted], list(wanted))
         yield Chunk(batch, shown, 0, "data.path", partial(_named, names))
@@ -56,15 +56,15 @@ def records_of(shown: str, names: Sequence[str], own: Mapping[str, Sequence[str]
     return Records(shown, "data.path", (list(names), files.identity(metadata)), types, guessed, read)
 
 
-def _said(names: Sequence[str], metadata: Sequence[File], wanted: Types) -> dict[str, Any]:
+def _said(names: Sequence[str], metadata: Sequence[tuple[File, Types]], wanted: Types) -> dict[str, Any]:
     """Of each wanted column a value for each image, or a gap."""
     if not wanted:
         return {}
     arrow = needed("pyarrow", "pyarrow", WHERE)
     kinds = {KEY: arrow.string(), **wanted}
     rows, batches = dict[str, int](), []
-    for file in metadata:
-        folder, there = PurePosixPath(file.name).parent, columns.types(file)
+    for file, there in metadata:
+        folder = PurePosixPath(file.name).parent
         for batch in columns.batches(file, {name: kind for name, kind in kinds.items() if name in there}):
             for text in batch.column(KEY).to_pylist():
                 name = (folder / (text or "")).as_posix()
